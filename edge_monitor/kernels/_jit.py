@@ -1,0 +1,34 @@
+"""The one compile policy of every kernel.
+
+Kernels are compiled eagerly for one explicit signature, so importing a kernel warms it: no frame
+ever waits for the compiler, and an array of another dtype or layout is refused instead of silently
+compiled for. Floating point is strict: ``fastmath`` would let the compiler delete NaN checks
+(``tests/test_kernels.py::test_no_kernel_uses_fastmath``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import numba
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def kernel(signature: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Compile a function for one signature: no GIL, IEEE arithmetic, cached on disk when possible."""
+
+    def compile_now(function: Callable[P, R]) -> Callable[P, R]:
+        try:
+            jit = numba.njit(signature, nogil=True, cache=True, error_model="numpy")
+            return cast("Callable[P, R]", jit(function))
+        except RuntimeError as error:
+            # Read-only install without NUMBA_CACHE_DIR: Numba finds no place for its cache.
+            if "no locator available" not in str(error):
+                raise
+            jit = numba.njit(signature, nogil=True, error_model="numpy")
+            return cast("Callable[P, R]", jit(function))
+
+    return compile_now

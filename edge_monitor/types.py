@@ -1,0 +1,268 @@
+"""The frozen types that travel between stages.
+
+Arrays are never written after they were put into one of these. "Not known yet" is NaN in a float
+array or ``None`` in a field, never 0.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from math import prod
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+BANDS = ("delta", "theta", "alpha", "beta", "gamma")
+"""EEG band names, lowest first (design D5)."""
+
+STATES = ("deep processing", "memory", "idle", "active", "high-level")
+"""Name of a tap's state by its dominant band, in the order of `BANDS` (design D6)."""
+
+
+class HealthState(IntEnum):
+    """Health of the whole monitor, worst wins (design D6)."""
+
+    OK = 0
+    WARMING = 1
+    NEVER_SEEN = 2
+    WARN = 3
+    STALE = 4
+    FAIL = 5
+
+
+class FlagStatus(Enum):
+    """Life cycle of one flag (design section 6)."""
+
+    INACTIVE = "inactive"
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    HEALED = "healed"
+
+
+class TapSpec(msgspec.Struct, frozen=True):
+    """One tapped tensor and its voxel grid (design D3). Tap 0 is the network's input.
+
+    ``shape`` is (channels, height, width) without the batch axis; a dense layer of N units is
+    (N, 1, 1). ``grid`` is (channel groups, rows, columns), already clamped to the shape.
+    ``step`` is the spatial stride at which the tensor is read: 1 except for the input, of which at
+    most 64 x 64 points are looked at. ``shape`` is the shape after that stride.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    step: tuple[int, int] = (1, 1)
+
+    @property
+    def size(self) -> int:
+        """Elements of one frame."""
+        return prod(self.shape)
+
+    @property
+    def n_voxels(self) -> int:
+        return prod(self.grid)
+
+    @property
+    def n_channels(self) -> int:
+        return self.shape[0]
+
+    def voxel_counts(self) -> IntArray:
+        """Elements of each voxel, shape (n_voxels,), channel group slowest; edges ``floor(k n / g)``."""
+        sizes = [
+            np.diff(np.arange(g + 1) * n // g) for n, g in zip(self.shape, self.grid, strict=True)
+        ]
+        counts = sizes[0][:, None, None] * sizes[1][None, :, None] * sizes[2][None, None, :]
+        return counts.reshape(-1).astype(np.int64)
+
+
+class SpatialBlock(msgspec.Struct, frozen=True, eq=False):
+    """Voxel and channel sums over ``frames`` frames, all taps one after the other.
+
+    ``taps`` (n_taps,) bool: which taps contributed. ``voxels`` (n_voxels, 3) float64: sum |a|,
+    sum a, sum a^2. ``channels`` (n_channels,) float64: sum |a|. Non-finite elements are left out
+    of the sums and counted in ``StatRow.nonfinite``.
+    """
+
+    frames: int
+    taps: BoolArray
+    voxels: FloatArray
+    channels: FloatArray
+
+
+class OutputSummary(msgspec.Struct, frozen=True):
+    """What the model answered: winner, its probability, entropy in nats, count of non-finite values.
+
+    ``confidence`` and ``entropy`` are None when the output holds a non-finite value or is no
+    probability vector.
+    """
+
+    top1: int
+    confidence: float | None
+    entropy: float | None
+    nonfinite: int
+
+
+class StatRow(msgspec.Struct, frozen=True, eq=False):
+    """Everything the monitor learns from one frame (design section 2).
+
+    ``t_ns`` is CLOCK_MONOTONIC at the end of inference, ``t_capture_ns`` the caller's own time of
+    the frame. ``signals`` (n_taps,) float64: mean |a| over finite elements (D1); ``nonfinite``
+    (n_taps,) int64. ``fingerprint``: 64-bit hash of the sampled input. ``context``: named numbers
+    from the vehicle (speed_mps, exposure, ...).
+    """
+
+    frame: int
+    t_ns: int
+    latency_ns: int
+    signals: FloatArray
+    nonfinite: IntArray
+    fingerprint: int
+    t_capture_ns: int | None = None
+    spatial: SpatialBlock | None = None
+    output: OutputSummary | None = None
+    context: dict[str, float] = {}
+
+
+class ProbeEvent(msgspec.Struct, frozen=True):
+    """Something that happened to the probe itself: ``code`` is a row of ``flags.FLAGS``."""
+
+    t_ns: int
+    code: str
+    detail: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time passed without a frame; lets silence be noticed (design section 8)."""
+
+    t_ns: int
+
+
+class BandPowers(msgspec.Struct, frozen=True, eq=False):
+    """NN-EEG of one frame.
+
+    ``power`` (n_taps, n_bands) float64, signal units squared, NaN until the band's window is full
+    and where the band is unobservable. ``z`` (n_taps, n_bands): robust z of log power against the
+    calibrated baseline. ``state`` (n_taps,) int64: index into `STATES`, -1 while not warm.
+    ``held`` (n_taps,) int64: samples in the longest window that were held, not measured.
+    ``score``: temporal anomaly score, None while not warm.
+    """
+
+    power: FloatArray
+    z: FloatArray
+    state: IntArray
+    held: IntArray
+    score: float | None
+
+
+class RegionScores(msgspec.Struct, frozen=True, eq=False):
+    """NN-fMRI of one frame.
+
+    ``density`` (n_voxels,) float64 (D2), ``z`` (n_voxels,) robust z against the map; NaN where the
+    tap was masked. ``tap_score`` (n_taps,): root mean square z of the tap's voxels, NaN where
+    masked. ``worst``: voxel with the largest |theta| |z|, ``severity`` that product. ``score``:
+    spatial anomaly score of the network's own taps (1 and up), ``input_score``: of tap 0.
+    """
+
+    density: FloatArray
+    z: FloatArray
+    tap_score: FloatArray
+    worst: int | None
+    severity: float | None
+    score: float | None
+    input_score: float | None
+
+
+class Vitals(msgspec.Struct, frozen=True):
+    """Signs of life of the stream (design section 2).
+
+    ``missing``: frames missing just before this one. ``repeated``: how many frames in a row had the
+    same input as their predecessor; ``stale``: the same for identical activations under a changed
+    input. ``rate_hz``: smoothed frame rate, None until measured. ``silence_ns``: time since the
+    last frame (0 at a frame).
+    """
+
+    missing: int
+    repeated: int
+    stale: int
+    nonfinite: int
+    rate_hz: float | None
+    latency_ns: int
+    silence_ns: int
+    entropy: float | None
+    confidence: float | None
+
+
+class Consistency(msgspec.Struct, frozen=True):
+    """Agreement of the two views over the window (D9); None marks an invalid term.
+
+    ``score`` is the mean of the valid terms, ``terms`` their number. ``agreement_in_error``: the
+    agreement over frames in which either view saw an error.
+    """
+
+    rho: float | None
+    agreement: float | None
+    agreement_in_error: float | None
+    coherence: float | None
+    score: float | None
+    terms: int
+
+
+class Evidence(msgspec.Struct, frozen=True, eq=False):
+    """Scores in one unit, channels in the order of ``evidence.CHANNELS``.
+
+    ``score`` (n_channels,): smoothed score; ``surprise`` (n_channels,): -log p under the calibrated
+    null, nats; ``ratio`` (n_channels,): surprise over the channel's threshold. NaN = no evidence.
+    """
+
+    score: FloatArray
+    surprise: FloatArray
+    ratio: FloatArray
+
+
+class FlagState(msgspec.Struct, frozen=True):
+    """One flag: where it stands in its life cycle and why.
+
+    ``counter`` is the fault counter, -128 ... 127. ``since_ns`` is when ``status`` last changed.
+    ``cause`` names what raised it and ``values`` are the numbers that did.
+    """
+
+    code: str
+    status: FlagStatus
+    counter: int
+    occurrences: int
+    since_ns: int
+    cause: str = ""
+    values: dict[str, float] = {}
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """A flag or the whole health state changed; ``code`` is the flag's or ``HEALTH``."""
+
+    frame: int
+    t_ns: int
+    code: str
+    before: str
+    after: str
+    cause: str = ""
+    values: dict[str, float] = {}
+
+
+class HealthReport(msgspec.Struct, frozen=True, eq=False):
+    """What the monitor says after one input; ``bands`` ... ``evidence`` are None at a tick."""
+
+    frame: int
+    t_ns: int
+    state: HealthState
+    reasons: tuple[str, ...]
+    vitals: Vitals
+    flags: tuple[FlagState, ...]
+    transitions: tuple[Transition, ...]
+    bands: BandPowers | None = None
+    regions: RegionScores | None = None
+    consistency: Consistency | None = None
+    evidence: Evidence | None = None

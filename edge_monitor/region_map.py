@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import zipfile
+import zlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import MapError
-from edge_monitor.types import FloatArray, TapSpec
+from edge_monitor.types import BANDS, CHANNELS, STATES, FloatArray, TapSpec
 
 FORMAT = 1
 
@@ -30,6 +33,17 @@ class Runtime(msgspec.Struct, frozen=True):
     python: str
     numpy: str
     numba: str
+
+    @classmethod
+    def here(cls) -> Runtime:
+        """Versions of this interpreter and machine; imports nothing heavy to learn them."""
+        return cls(
+            runtime=f"onnxruntime {version('onnxruntime')}",
+            machine=platform.machine(),
+            python=platform.python_version(),
+            numpy=np.__version__,
+            numba=version("numba"),
+        )
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -113,9 +127,9 @@ class CrossmodalNull(msgspec.Struct, frozen=True):
 class Golden(msgspec.Struct, frozen=True, eq=False):
     """Frames with known answers.
 
-    ``frames`` (n, ...) in the model's input dtype; ``outputs`` (n, n_outputs) float64, all outputs
-    flattened; ``signals`` (n, n_taps) float64: the signature. ``tolerance``: largest absolute
-    difference of outputs that still counts as the same answer.
+    ``frames`` (n, ...) in the model's input dtype, without the batch axis; ``outputs``
+    (n, n_outputs) float64, all outputs flattened; ``signals`` (n, n_taps) float64: the signature.
+    ``tolerance``: largest absolute difference of outputs that still counts as the same answer.
     """
 
     frames: NDArray[Any]
@@ -134,3 +148,162 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
     evidence: EvidenceNull
     crossmodal: CrossmodalNull
     golden: Golden
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the model's input without the batch axis, before any stride."""
+        return self.golden.frames.shape[1:]
+
+
+_Section = TypeVar("_Section", bound=msgspec.Struct)
+_N_BANDS, _N_STATES, _N_CHANNELS = len(BANDS), len(STATES), len(CHANNELS)
+
+
+def to_bytes(region_map: RegionMap) -> bytes:
+    """Serialise a map; equal maps give equal bytes."""
+    meta: dict[str, Any] = {"format": FORMAT}
+    arrays: dict[str, NDArray[Any]] = {}
+    for section in msgspec.structs.fields(RegionMap):
+        value = getattr(region_map, section.name)
+        if not isinstance(value, msgspec.Struct):
+            meta[section.name] = msgspec.to_builtins(value)
+            continue
+        plain = meta[section.name] = {}
+        for field in msgspec.structs.fields(value):
+            item = getattr(value, field.name)
+            if isinstance(item, np.ndarray):
+                arrays[f"{section.name}.{field.name}"] = item
+            else:
+                plain[field.name] = msgspec.to_builtins(item)
+    buffer = io.BytesIO()
+    arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
+    """Read and verify a map.
+
+    Raises
+    ------
+    MapError
+        The bytes are no region map, a field is missing, misshapen or not finite where it must be.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        meta = msgspec.json.decode(arrays.pop("meta").tobytes())
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise MapError(name, f"not a region map ({error})") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise MapError(name, f"format is {found}, this version reads {FORMAT}")
+    try:
+        region_map = RegionMap(
+            provenance=msgspec.convert(meta["provenance"], Provenance),
+            taps=msgspec.convert(meta["taps"], tuple[TapSpec, ...]),
+            eeg=_section(EegBaseline, "eeg", meta, arrays),
+            fmri=_section(FmriBaseline, "fmri", meta, arrays),
+            evidence=_section(EvidenceNull, "evidence", meta, arrays),
+            crossmodal=msgspec.convert(meta["crossmodal"], CrossmodalNull),
+            golden=_section(Golden, "golden", meta, arrays),
+        )
+    except (KeyError, msgspec.ValidationError) as error:
+        raise MapError(name, f"a field is missing or has the wrong type ({error})") from error
+    _verify(region_map, name)
+    return region_map
+
+
+def load_region_map(path: str | Path) -> RegionMap:
+    """Load and verify the map at ``path``; see `from_bytes` for what is refused."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise MapError(path, error.strerror or str(error)) from error
+    return from_bytes(data, str(path))
+
+
+def save_region_map(region_map: RegionMap, path: str | Path) -> None:
+    """Verify and write a map; a reader sees the old file or the whole new one, never half of it."""
+    _verify(region_map, str(path))
+    target = Path(path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(to_bytes(region_map))
+        scratch.replace(target)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise MapError(path, f"cannot be written ({error.strerror})") from error
+
+
+def _section(
+    cls: type[_Section], name: str, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]
+) -> _Section:
+    """Build one section: each field from the array of its dotted name, else from ``meta``."""
+    values = {}
+    for field in msgspec.structs.fields(cls):
+        key = f"{name}.{field.name}"
+        if key in arrays:
+            values[field.name] = np.ascontiguousarray(arrays[key])
+        else:
+            values[field.name] = msgspec.convert(meta[name][field.name], field.type)
+    return cls(**values)
+
+
+def _verify(region_map: RegionMap, name: str) -> None:
+    """Refuse a map whose parts do not fit together; the first misfit is named."""
+    if len(region_map.taps) < 2:
+        raise MapError(name, f"needs the input and at least one tap, has {len(region_map.taps)} in all")
+    n_taps = len(region_map.taps)
+    n_voxels = sum(tap.n_voxels for tap in region_map.taps)
+    bands = (n_taps, _N_BANDS)
+    n_points = region_map.evidence.tail.size
+    shapes: dict[str, tuple[int, ...]] = {
+        "eeg.floor": bands,
+        "eeg.mean": bands,
+        "eeg.scale": bands,
+        "eeg.profile_mean": bands,
+        "eeg.profile_scale": bands,
+        "eeg.state_mix": (n_taps, _N_STATES),
+        "fmri.median": (n_voxels,),
+        "fmri.scale": (n_voxels,),
+        "fmri.theta": (n_voxels,),
+        "evidence.tail": (n_points,),
+        "evidence.quantiles": (_N_CHANNELS, n_points),
+        "evidence.excess": (_N_CHANNELS,),
+        "evidence.threshold": (_N_CHANNELS,),
+        "golden.outputs": region_map.golden.outputs.shape,
+        "golden.signals": (len(region_map.golden.frames), n_taps),
+    }
+    for key, shape in shapes.items():
+        section, field = key.split(".")
+        array = getattr(getattr(region_map, section), field)
+        if array.shape != shape or array.dtype != np.float64:
+            raise MapError(name, f"{key} is {array.dtype}{array.shape}, not float64{shape}")
+        # NaN means "this band, voxel or channel has no baseline" in these fields, damage elsewhere.
+        may_be_missing = key in _MAY_BE_MISSING
+        bad = np.isinf(array) if may_be_missing else ~np.isfinite(array)
+        if bad.any():
+            index = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise MapError(name, f"{key}{list(index)} is {array[index]}")
+    for key in ("eeg.scale", "eeg.profile_scale", "fmri.scale", "evidence.excess"):
+        section, field = key.split(".")
+        array = getattr(getattr(region_map, section), field)
+        if (array <= 0).any():
+            raise MapError(name, f"{key} must be positive, has {np.nanmin(array)}")
+    if not np.isfinite(region_map.golden.frames).all():
+        raise MapError(name, "golden.frames holds non-finite values")
+    if not region_map.provenance.frame_rate_hz > 0:
+        raise MapError(name, f"frame_rate_hz is {region_map.provenance.frame_rate_hz}, must be positive")
+
+
+_MAY_BE_MISSING = {
+    "eeg.mean",
+    "eeg.scale",
+    "eeg.profile_mean",
+    "eeg.profile_scale",
+    "fmri.scale",
+    "evidence.quantiles",
+    "evidence.excess",
+    "evidence.threshold",
+}

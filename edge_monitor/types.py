@@ -24,6 +24,10 @@ STATES = ("deep processing", "memory", "idle", "active", "high-level")
 """Name of a tap's state by its dominant band, in the order of `BANDS` (design D6)."""
 
 
+CHANNELS = ("input", "spatial", "temporal", "output")
+"""Evidence channels: input densities, layer densities, band powers, output entropy."""
+
+
 class HealthState(IntEnum):
     """Health of the whole monitor, worst wins (design D6)."""
 
@@ -73,9 +77,7 @@ class TapSpec(msgspec.Struct, frozen=True):
 
     def voxel_counts(self) -> IntArray:
         """Elements of each voxel, shape (n_voxels,), channel group slowest; edges ``floor(k n / g)``."""
-        sizes = [
-            np.diff(np.arange(g + 1) * n // g) for n, g in zip(self.shape, self.grid, strict=True)
-        ]
+        sizes = [np.diff(np.arange(g + 1) * n // g) for n, g in zip(self.shape, self.grid, strict=True)]
         counts = sizes[0][:, None, None] * sizes[1][None, :, None] * sizes[2][None, None, :]
         return counts.reshape(-1).astype(np.int64)
 
@@ -140,6 +142,10 @@ class Tick(msgspec.Struct, frozen=True):
     """Time passed without a frame; lets silence be noticed (design section 8)."""
 
     t_ns: int
+
+
+MonitorInput = StatRow | ProbeEvent | Tick
+"""Everything a monitor can be fed; a recording is a sequence of these."""
 
 
 class BandPowers(msgspec.Struct, frozen=True, eq=False):
@@ -213,7 +219,7 @@ class Consistency(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, eq=False):
-    """Scores in one unit, channels in the order of ``evidence.CHANNELS``.
+    """Scores in one unit, channels in the order of `CHANNELS`.
 
     ``score`` (n_channels,): smoothed score; ``surprise`` (n_channels,): -log p under the calibrated
     null, nats; ``ratio`` (n_channels,): surprise over the channel's threshold. NaN = no evidence.

@@ -1,0 +1,1 @@
+"""The fleet side: collector, store and web page."""

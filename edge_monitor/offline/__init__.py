@@ -1,0 +1,1 @@
+"""The workstation: calibration and what is computed from it."""

@@ -1,0 +1,1 @@
+"""Where frames and rows come from."""

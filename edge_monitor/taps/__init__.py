@@ -1,0 +1,1 @@
+"""Activations without changing the answer."""

@@ -1,0 +1,132 @@
+"""Scores become evidence: -log p under the calibrated null, over the channel's threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_monitor.kernels import surprise
+from edge_monitor.region_map import EvidenceNull
+from edge_monitor.types import CHANNELS, Evidence, FloatArray
+
+SMOOTHING = 2.0 / (8 + 1)
+"""Weight of a new score: an exponentially weighted mean over 8 frames (design section 6)."""
+
+
+class EvidenceTracker:
+    """Keeps the smoothed scores of all channels.
+
+    Parameters
+    ----------
+    null : EvidenceNull
+        Calibrated null distributions and thresholds; a channel whose threshold is NaN is off.
+    """
+
+    def __init__(self, null: EvidenceNull) -> None:
+        self._null = null
+        self._scores = np.empty(len(CHANNELS))
+        self._smooth = np.empty(len(CHANNELS))
+        self._surprise = np.empty(len(CHANNELS))
+        self._ratio = np.empty(len(CHANNELS))
+        self.reset()
+
+    def reset(self) -> None:
+        """Start the smoothing anew, as after a gap in the stream."""
+        self._smooth.fill(np.nan)
+
+    def update(self, scores: tuple[float | None, ...]) -> Evidence:
+        """Take in one frame's scores, in the order of `CHANNELS`; None where there is none."""
+        for c, score in enumerate(scores):
+            self._scores[c] = np.nan if score is None else score
+        null = self._null
+        surprise.update(
+            self._scores,
+            SMOOTHING,
+            null.tail,
+            null.quantiles,
+            null.excess,
+            null.threshold,
+            self._smooth,
+            self._surprise,
+            self._ratio,
+        )
+        return Evidence(self._smooth.copy(), self._surprise.copy(), self._ratio.copy())
+
+
+def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:
+    """Null distribution of one channel from clean smoothed scores.
+
+    Parameters
+    ----------
+    scores : (n,) float64
+        Clean scores, NaN left out.
+    tail : (n_points,) float64
+        Falling tail probabilities.
+
+    Returns
+    -------
+    quantiles : (n_points,) float64
+    excess : float
+        Median excess over the last quantile, divided by ln 2: the scale of an exponential tail.
+        NaN, with NaN quantiles, when the channel never varied.
+    """
+    finite = scores[np.isfinite(scores)]
+    if finite.size < 2 or finite.min() == finite.max():
+        return np.full(tail.shape, np.nan), float("nan")
+    quantiles = np.quantile(finite, 1.0 - tail)
+    beyond = finite[finite > quantiles[-1]] - quantiles[-1]
+    excess = float(np.median(beyond)) / float(np.log(2.0)) if beyond.size else 0.0
+    # A tail without spread would make any new maximum infinitely surprising.
+    return quantiles, max(excess, 1e-3 * float(finite.std()))
+
+
+def surprise_of(scores: FloatArray, tail: FloatArray, quantiles: FloatArray, excess: float) -> FloatArray:
+    """Surprise of one channel's scores, (n,) float64, as `EvidenceTracker` computes it; NaN stays NaN."""
+    null = (tail, quantiles[None], np.array([excess]), np.ones(1))
+    one, out, ratio = np.empty(1), np.empty(1), np.empty(1)
+    result = np.empty(scores.shape)
+    for i, score in enumerate(scores):
+        one[0] = score
+        surprise.update(one, 1.0, *null, np.full(1, np.nan), out, ratio)
+        result[i] = out[0]
+    return result
+
+
+def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events_per_hour: float) -> float:
+    """Surprise that clean data exceeds in at most ``events_per_hour`` separate events.
+
+    Exceedances closer than `EVENT_GAP` frames are one event. The rate of events over a high level
+    is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
+    shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
+
+    Parameters
+    ----------
+    surprise_of_frames : (n,) float64
+        Surprise of consecutive held-out clean frames, NaN where there is none.
+
+    Returns
+    -------
+    float
+        NaN when there is no finite value to learn from.
+    """
+    peaks = np.sort(event_peaks(surprise_of_frames))[::-1]
+    if peaks.size == 0:
+        return float("nan")
+    hours = surprise_of_frames.size / frame_rate_hz / 3600.0
+    used = min(peaks.size, 20)
+    level = peaks[used - 1]
+    spread = max(float((peaks[:used] - level).mean()), 0.1)
+    rate = used / hours
+    return float(level + spread * np.log(max(rate / events_per_hour, 1.0)))
+
+
+EVENT_GAP = 90
+"""Frames that separate two events (three seconds at 30 frames/s; detection notes)."""
+
+
+def event_peaks(values: FloatArray) -> FloatArray:
+    """Largest value of each stretch of `EVENT_GAP` consecutive frames, NaN-only stretches left out."""
+    n = -(-values.size // EVENT_GAP) * EVENT_GAP
+    padded = np.full(n, -np.inf)
+    padded[: values.size] = np.where(np.isfinite(values), values, -np.inf)
+    peaks = padded.reshape(-1, EVENT_GAP).max(axis=1)
+    return np.asarray(peaks[np.isfinite(peaks)], np.float64)

@@ -1,0 +1,184 @@
+"""One row in, one health report out: the only place where the order of the stages is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_monitor.config import MonitorSettings
+from edge_monitor.crossmodal import ConsistencyTracker
+from edge_monitor.eeg import EegTracker
+from edge_monitor.evidence import EvidenceTracker
+from edge_monitor.flags import FLAGS, Findings, FlagTracker, Limits
+from edge_monitor.fmri import FmriTracker
+from edge_monitor.region_map import RegionMap, load_region_map
+from edge_monitor.types import (
+    BANDS,
+    FlagStatus,
+    HealthReport,
+    HealthState,
+    MonitorInput,
+    ProbeEvent,
+    StatRow,
+    Tick,
+    Transition,
+    Vitals,
+)
+from edge_monitor.vitals import VitalsTracker
+
+MAX_HELD = 3
+"""Missing frames in a row that are bridged; a longer gap restarts what needs a window (D1)."""
+
+_GAMMA = BANDS.index("gamma")
+_NO_FRAME_YET = Vitals(0, 0, 0, 0, None, 0, 0, None, None)
+
+
+class Monitor:
+    """Health monitor of one network.
+
+    It has no clock and no side effects: the same inputs give the same reports.
+
+    Parameters
+    ----------
+    region_map : RegionMap
+        What calibration learned about the network.
+    settings : MonitorSettings, optional
+        Limits of this installation.
+
+    Attributes
+    ----------
+    report : HealthReport
+        The latest report; NEVER_SEEN before the first input.
+    """
+
+    def __init__(self, region_map: RegionMap, settings: MonitorSettings | None = None) -> None:
+        settings = settings or MonitorSettings()
+        rate_hz = region_map.provenance.frame_rate_hz
+        period_ns = 1e9 / rate_hz
+        deadline_ms = settings.deadline_ms
+        self.region_map = region_map
+        self._limits = Limits(
+            rate_hz=rate_hz,
+            deadline_ns=int(period_ns if deadline_ms is None else deadline_ms * 1e6),
+            silence_ns=int(settings.silence_frames * period_ns),
+            repeats_by_nature=settings.repeats_by_nature,
+        )
+        self._vitals = VitalsTracker(rate_hz)
+        self._eeg = EegTracker(region_map.eeg, len(region_map.taps), rate_hz)
+        self._fmri = FmriTracker(region_map.taps, region_map.fmri)
+        self._crossmodal = ConsistencyTracker(region_map.crossmodal)
+        self._evidence = EvidenceTracker(region_map.evidence)
+        self._flags = FlagTracker()
+        self.reset()
+
+    @classmethod
+    def load(cls, path: str | Path, settings: MonitorSettings | None = None) -> Monitor:
+        """Monitor with the region map at ``path``.
+
+        Raises
+        ------
+        MapError
+            The map is missing, damaged or of another format.
+        """
+        return cls(load_region_map(path), settings)
+
+    def reset(self) -> None:
+        """Forget everything but the region map."""
+        for stage in (self._vitals, self._eeg, self._fmri, self._crossmodal, self._evidence, self._flags):
+            stage.reset()
+        self.report = HealthReport(
+            frame=-1,
+            t_ns=0,
+            state=HealthState.NEVER_SEEN,
+            reasons=("no frame yet",),
+            vitals=_NO_FRAME_YET,
+            flags=self._flags.states,
+            transitions=(),
+        )
+
+    def feed(self, item: MonitorInput) -> HealthReport:
+        """Take in any input; see `step`, `tick`, `event`."""
+        if isinstance(item, StatRow):
+            return self.step(item)
+        if isinstance(item, Tick):
+            return self.tick(item.t_ns)
+        return self.event(item)
+
+    def step(self, row: StatRow) -> HealthReport:
+        """Take in one frame's row."""
+        vitals = self._vitals.update(row)
+        if vitals.missing > MAX_HELD:
+            self._crossmodal.reset()
+            self._evidence.reset()
+        good = row.nonfinite == 0
+        bands = self._eeg.update(row.signals, good, vitals.missing)
+        regions = self._fmri.update(row.spatial, good)
+        consistency = self._crossmodal.update(
+            bands.power[:, _GAMMA], bands.score, regions.severity, regions.score
+        )
+        evidence = self._evidence.update((regions.input_score, regions.score, bands.score, vitals.entropy))
+        findings = Findings(self._limits, self.region_map.taps, vitals, row, bands, regions, evidence)
+        state, reasons, transitions = self._conclude(row.frame, row.t_ns, findings)
+        self.report = HealthReport(
+            frame=row.frame,
+            t_ns=row.t_ns,
+            state=state,
+            reasons=reasons,
+            vitals=vitals,
+            flags=self._flags.states,
+            transitions=transitions,
+            bands=bands,
+            regions=regions,
+            consistency=consistency,
+            evidence=evidence,
+        )
+        return self.report
+
+    def tick(self, t_ns: int) -> HealthReport:
+        """Note that time passed without a frame."""
+        return self._without_frame(t_ns, None)
+
+    def event(self, event: ProbeEvent) -> HealthReport:
+        """Take in something that happened to the probe itself."""
+        return self._without_frame(event.t_ns, event)
+
+    def release(self, code: str) -> None:
+        """Release a latched flag: it heals as soon as its own evidence passes."""
+        self._flags.release(code)
+
+    def _without_frame(self, t_ns: int, event: ProbeEvent | None) -> HealthReport:
+        vitals = self._vitals.tick(t_ns)
+        findings = Findings(self._limits, self.region_map.taps, vitals, event=event)
+        frame = self.report.frame
+        state, reasons, transitions = self._conclude(frame, t_ns, findings)
+        self.report = HealthReport(
+            frame=frame,
+            t_ns=t_ns,
+            state=state,
+            reasons=reasons,
+            vitals=vitals or _NO_FRAME_YET,
+            flags=self._flags.states,
+            transitions=transitions,
+        )
+        return self.report
+
+    def _conclude(
+        self, frame: int, t_ns: int, findings: Findings
+    ) -> tuple[HealthState, tuple[str, ...], tuple[Transition, ...]]:
+        """Step the flags; worst state, its reasons, and what changed."""
+        transitions = self._flags.update(frame, t_ns, findings)
+        standing = [
+            (row.severity, f"{row.code}: {flag.cause}")
+            for row, flag in zip(FLAGS, self._flags.states, strict=True)
+            if flag.status is FlagStatus.CONFIRMED
+        ]
+        if frame < 0:
+            standing.append((HealthState.NEVER_SEEN, "no frame yet"))
+        elif not self._eeg.warm:
+            standing.append((HealthState.WARMING, "EEG windows are filling"))
+        state = max((severity for severity, _ in standing), default=HealthState.OK)
+        reasons = tuple(text for severity, text in standing if severity is state)
+        before = self.report.state
+        if state is not before:
+            change = Transition(frame, t_ns, "HEALTH", before.name, state.name, "; ".join(reasons))
+            transitions = (*transitions, change)
+        return state, reasons, transitions

@@ -1,0 +1,85 @@
+"""Signs of life of the frame stream: gaps, repeats, rate, latency, non-finite values, output head."""
+
+from __future__ import annotations
+
+from edge_monitor.types import StatRow, Vitals
+
+
+class VitalsTracker:
+    """Follows one stream of rows; time comes from the rows, never from a clock.
+
+    Parameters
+    ----------
+    frame_rate_hz : float
+        Nominal rate of the stream, frames per second.
+    """
+
+    def __init__(self, frame_rate_hz: float) -> None:
+        self._period_ns = 1e9 / frame_rate_hz
+        self._smoothing = min(1.0, 1.0 / frame_rate_hz)  # time constant of one second
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        self._last: StatRow | None = None
+        self._last_vitals: Vitals | None = None
+        self._repeated = 0
+        self._stale = 0
+        self._mean_period_ns: float | None = None
+
+    def update(self, row: StatRow) -> Vitals:
+        """Take in one row.
+
+        Missing frames are counted from frame numbers and from time stamps, whichever shows more.
+        Jitter below two periods is no missing frame. Time is the caller's capture time when it is
+        given, else the end of inference.
+        """
+        missing = 0
+        last = self._last
+        if last is not None:
+            elapsed_ns = _time_of(row) - _time_of(last)
+            missing = max(0, row.frame - last.frame - 1, int(elapsed_ns / self._period_ns) - 1)
+            same_input = row.fingerprint == last.fingerprint
+            self._repeated = self._repeated + 1 if same_input else 0
+            # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
+            same_taps = row.signals[1:].tobytes() == last.signals[1:].tobytes()
+            self._stale = self._stale + 1 if same_taps and not same_input else 0
+            if elapsed_ns > 0:
+                before = self._mean_period_ns if self._mean_period_ns is not None else elapsed_ns
+                self._mean_period_ns = before + self._smoothing * (elapsed_ns - before)
+        output = row.output
+        vitals = Vitals(
+            missing=missing,
+            repeated=self._repeated,
+            stale=self._stale,
+            nonfinite=int(row.nonfinite.sum()) + (output.nonfinite if output else 0),
+            rate_hz=1e9 / self._mean_period_ns if self._mean_period_ns else None,
+            latency_ns=row.latency_ns,
+            silence_ns=0,
+            entropy=output.entropy if output else None,
+            confidence=output.confidence if output else None,
+        )
+        self._last = row
+        self._last_vitals = vitals
+        return vitals
+
+    def tick(self, t_ns: int) -> Vitals | None:
+        """Return the last vitals with the silence since then, None before the first frame."""
+        if self._last is None or self._last_vitals is None:
+            return None
+        last = self._last_vitals
+        return Vitals(
+            missing=0,
+            repeated=last.repeated,
+            stale=last.stale,
+            nonfinite=last.nonfinite,
+            rate_hz=last.rate_hz,
+            latency_ns=last.latency_ns,
+            silence_ns=max(0, t_ns - self._last.t_ns),
+            entropy=last.entropy,
+            confidence=last.confidence,
+        )
+
+
+def _time_of(row: StatRow) -> int:
+    return row.t_ns if row.t_capture_ns is None else row.t_capture_ns

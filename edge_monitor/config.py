@@ -214,7 +214,7 @@ def _check_keys(path: str | Path, data: object, kind: Any, where: str) -> None: 
     for key, value in data.items():
         if key not in kinds:
             nearest = get_close_matches(str(key), kinds, n=1, cutoff=0.0)[0]
-            raise ConfigError(path, f"{where}{key} is no known key; did you mean {nearest}?")
+            raise ConfigError(path, f"{where}{key} is no known key; did you mean {where}{nearest}?")
         _check_keys(path, value, kinds[key], f"{where}{key}.")
 
 

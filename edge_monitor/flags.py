@@ -167,12 +167,11 @@ def _evidence(channel: str, explain: Callable[[Findings], str]) -> Callable[[Fin
 
 
 def _explain_input(f: Findings) -> str:
-    level = ""
-    if f.regions is not None:
-        z = f.regions.z[: f.taps[0].n_voxels]
-        z = z[np.isfinite(z)]
-        level = " darker or flatter" if z.size and z.mean() < 0 else " brighter or busier"
-    return f"the picture is{level} than it ever was in calibration"
+    if f.regions is None:
+        return "the picture is unusual"
+    z = f.regions.z[: f.taps[0].n_voxels]
+    level = "darker or flatter" if np.nansum(z) < 0 else "brighter or busier"
+    return f"the picture is {level} than it ever was in calibration"
 
 
 def _explain_spatial(f: Findings) -> str:
@@ -196,11 +195,11 @@ def _explain_output(f: Findings) -> str:
 
 
 def _reported(code: str) -> Callable[[Findings], Verdict]:
-    """Return the test of a flag that the probe itself reports."""
+    """Return the test of a flag that the probe itself reports; a row shows that it is at work again."""
 
     def test(f: Findings) -> Verdict:
         if f.event is None or f.event.code != code:
-            return UNKNOWN
+            return UNKNOWN if f.row is None else PASSED
         return Verdict(True, f.event.detail)
 
     return test
@@ -269,7 +268,7 @@ class FlagTracker:
         self._told = [(FlagStatus.INACTIVE, -STORAGE_NS)] * len(FLAGS)
 
     def release(self, code: str) -> None:
-        """Let a latched flag heal from the next passed test on.
+        """Let a latched flag heal from the next passed test on; a failed one takes the release back.
 
         Raises
         ------
@@ -282,9 +281,9 @@ class FlagTracker:
 
     def update(self, frame: int, t_ns: int, findings: Findings) -> tuple[Transition, ...]:
         """Hold every test once and return the transitions to tell; ``states`` is then current."""
-        if self._start_ns is None:
+        if self._start_ns is None and findings.row is not None:
             self._start_ns = t_ns
-        age_s = (t_ns - self._start_ns) / 1e9
+        age_s = 0.0 if self._start_ns is None else (t_ns - self._start_ns) / 1e9
         transitions: list[Transition] = []
         states = list(self.states)
         for i, row in enumerate(FLAGS):
@@ -310,11 +309,12 @@ class FlagTracker:
         if verdict.failed:
             counter = min(COUNTER_FAILED, max(counter, 0) + row.up)
             cause, values = verdict.cause, dict(verdict.values)
+            self._released.discard(row.code)
             if counter == COUNTER_FAILED and status is not FlagStatus.CONFIRMED:
                 status, occurrences = FlagStatus.CONFIRMED, occurrences + 1
             elif status is FlagStatus.INACTIVE:
                 status = FlagStatus.PENDING
-        elif verdict.failed is False or (row.latched and row.code in self._released):
+        elif verdict.failed is False:
             if status is FlagStatus.CONFIRMED and row.latched and row.code not in self._released:
                 return flag
             counter = max(COUNTER_PASSED, counter - row.down)
@@ -324,7 +324,8 @@ class FlagTracker:
                     self._released.discard(row.code)
                 elif status is FlagStatus.PENDING:
                     status = FlagStatus.INACTIVE
-        if status is FlagStatus.HEALED and t_ns - flag.since_ns >= AGING_NS and flag.status is status:
+        healed = flag.status is status is FlagStatus.HEALED
+        if healed and counter == COUNTER_PASSED and t_ns - flag.since_ns >= AGING_NS:
             status, cause, values = FlagStatus.INACTIVE, "", {}
         since_ns = flag.since_ns if status is flag.status else t_ns
         return FlagState(row.code, status, counter, occurrences, since_ns, cause, values)

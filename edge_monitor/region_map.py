@@ -6,14 +6,16 @@ loaded without pickle, and verified before anything uses it.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import platform
 import zipfile
-import zlib
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -154,6 +156,31 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
         """Shape of the model's input without the batch axis, before any stride."""
         return self.golden.frames.shape[1:]
 
+    def require_model(self, data: bytes, name: str) -> None:
+        """Refuse a model file that is not the calibrated one.
+
+        Raises
+        ------
+        MapError
+            The SHA-256 of ``data`` is another.
+        """
+        expected, found = self.provenance.model_sha256, hashlib.sha256(data).hexdigest()
+        if found != expected:
+            calibrated = f"{self.provenance.model} ({expected[:12]})"
+            raise MapError("region map", f"belongs to model {calibrated}, {name} is {found[:12]}")
+
+    def require_frame_rate(self, rate_hz: float) -> None:
+        """Refuse a stream of another rate: bands, gaps and deadlines would all be wrong.
+
+        Raises
+        ------
+        MapError
+            The map was calibrated at another rate.
+        """
+        if rate_hz != self.provenance.frame_rate_hz:
+            calibrated = f"{self.provenance.frame_rate_hz:g} Hz"
+            raise MapError("frame_rate_hz", f"is {rate_hz:g}, the map was calibrated at {calibrated}")
+
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 _N_BANDS, _N_STATES, _N_CHANNELS = len(BANDS), len(STATES), len(CHANNELS)
@@ -172,11 +199,12 @@ def to_bytes(region_map: RegionMap) -> bytes:
         for field in msgspec.structs.fields(value):
             item = getattr(value, field.name)
             if isinstance(item, np.ndarray):
-                arrays[f"{section.name}.{field.name}"] = item
+                arrays[f"{section.name}.{field.name}"] = np.ascontiguousarray(item)
             else:
                 plain[field.name] = msgspec.to_builtins(item)
     buffer = io.BytesIO()
-    arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)
+    # The standard library's JSON writes infinity, which an error level may be; msgspec's writes null.
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
@@ -190,13 +218,15 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
         The bytes are no region map, a field is missing, misshapen or not finite where it must be.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        meta = msgspec.json.decode(arrays.pop("meta").tobytes())
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # Read in full, so that each checksum is compared: np.load alone stops where an array ends.
+            members = {key.removesuffix(".npy"): archive.read(key) for key in archive.namelist()}
+        arrays = {key: np.load(io.BytesIO(npy), allow_pickle=False) for key, npy in members.items()}
+        meta = json.loads(arrays.pop("meta").tobytes())
+        found = meta.get("format")
+    except Exception as error:
         raise MapError(name, f"not a region map ({error})") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+    if found != FORMAT:
         raise MapError(name, f"format is {found}, this version reads {FORMAT}")
     try:
         region_map = RegionMap(
@@ -208,7 +238,9 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
             crossmodal=msgspec.convert(meta["crossmodal"], CrossmodalNull),
             golden=_section(Golden, "golden", meta, arrays),
         )
-    except (KeyError, msgspec.ValidationError) as error:
+    except KeyError as error:
+        raise MapError(name, f"{error.args[0]} is missing") from error
+    except (TypeError, msgspec.ValidationError) as error:
         raise MapError(name, f"a field is missing or has the wrong type ({error})") from error
     _verify(region_map, name)
     return region_map
@@ -232,18 +264,19 @@ def save_region_map(region_map: RegionMap, path: str | Path) -> None:
         scratch.write_bytes(to_bytes(region_map))
         scratch.replace(target)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         raise MapError(path, f"cannot be written ({error.strerror})") from error
 
 
 def _section(
     cls: type[_Section], name: str, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]
 ) -> _Section:
-    """Build one section: each field from the array of its dotted name, else from ``meta``."""
+    """Build one section: arrays from their dotted names, everything else from ``meta``."""
     values = {}
     for field in msgspec.structs.fields(cls):
         key = f"{name}.{field.name}"
-        if key in arrays:
+        if get_origin(field.type) is np.ndarray:
             values[field.name] = np.ascontiguousarray(arrays[key])
         else:
             values[field.name] = msgspec.convert(meta[name][field.name], field.type)
@@ -254,10 +287,14 @@ def _verify(region_map: RegionMap, name: str) -> None:
     """Refuse a map whose parts do not fit together; the first misfit is named."""
     if len(region_map.taps) < 2:
         raise MapError(name, f"needs the input and at least one tap, has {len(region_map.taps)} in all")
+    for tap in region_map.taps:
+        if not all(1 <= cells <= size for cells, size in zip(tap.grid, tap.shape, strict=True)):
+            raise MapError(name, f"{tap.name} has grid {tap.grid} over shape {tap.shape}")
     n_taps = len(region_map.taps)
     n_voxels = sum(tap.n_voxels for tap in region_map.taps)
     bands = (n_taps, _N_BANDS)
     n_points = region_map.evidence.tail.size
+    n_golden = region_map.golden.frames.shape[0] if region_map.golden.frames.ndim else 0
     shapes: dict[str, tuple[int, ...]] = {
         "eeg.floor": bands,
         "eeg.mean": bands,
@@ -272,8 +309,8 @@ def _verify(region_map: RegionMap, name: str) -> None:
         "evidence.quantiles": (_N_CHANNELS, n_points),
         "evidence.excess": (_N_CHANNELS,),
         "evidence.threshold": (_N_CHANNELS,),
-        "golden.outputs": region_map.golden.outputs.shape,
-        "golden.signals": (len(region_map.golden.frames), n_taps),
+        "golden.outputs": (n_golden, *region_map.golden.outputs.shape[1:2]),
+        "golden.signals": (n_golden, n_taps),
     }
     for key, shape in shapes.items():
         section, field = key.split(".")
@@ -286,14 +323,30 @@ def _verify(region_map: RegionMap, name: str) -> None:
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise MapError(name, f"{key}{list(index)} is {array[index]}")
-    for key in ("eeg.scale", "eeg.profile_scale", "fmri.scale", "evidence.excess"):
+    for key in ("eeg.scale", "eeg.profile_scale", "fmri.scale", "evidence.excess", "evidence.threshold"):
         section, field = key.split(".")
         array = getattr(getattr(region_map, section), field)
         if (array <= 0).any():
             raise MapError(name, f"{key} must be positive, has {np.nanmin(array)}")
-    if not np.isfinite(region_map.golden.frames).all():
-        raise MapError(name, "golden.frames holds non-finite values")
-    if not region_map.provenance.frame_rate_hz > 0:
+    _verify_values(region_map, name)
+
+
+def _verify_values(region_map: RegionMap, name: str) -> None:
+    """Refuse numbers that a kernel or a comparison could not work with."""
+    tail, quantiles = region_map.evidence.tail, region_map.evidence.quantiles
+    if tail.size < 2 or tail[0] > 1 or tail[-1] <= 0 or (np.diff(tail) >= 0).any():
+        raise MapError(name, "evidence.tail must fall from 1 towards 0")
+    if (np.diff(quantiles) < 0).any():
+        raise MapError(name, "evidence.quantiles must rise")
+    frames, tolerance = region_map.golden.frames, region_map.golden.tolerance
+    if frames.size == 0 or frames.dtype.kind not in "buif" or not np.isfinite(frames).all():
+        raise MapError(name, f"golden.frames must hold finite numbers, is {frames.dtype}{frames.shape}")
+    if not 0 <= tolerance < np.inf:
+        raise MapError(name, f"golden.tolerance is {tolerance}, must not be negative")
+    for key in CrossmodalNull.__struct_fields__:
+        if np.isnan(getattr(region_map.crossmodal, key)):
+            raise MapError(name, f"crossmodal.{key} is nan")
+    if not 0 < region_map.provenance.frame_rate_hz < np.inf:
         raise MapError(name, f"frame_rate_hz is {region_map.provenance.frame_rate_hz}, must be positive")
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from edge_monitor.types import StatRow, Vitals
 
+EARLY_PERIODS = 0.25
+"""Jitter in frame periods that a gap may fall short of a whole number of frames."""
+
 
 class VitalsTracker:
     """Follows one stream of rows; time comes from the rows, never from a clock.
@@ -30,15 +33,16 @@ class VitalsTracker:
     def update(self, row: StatRow) -> Vitals:
         """Take in one row.
 
-        Missing frames are counted from frame numbers and from time stamps, whichever shows more.
-        Jitter below two periods is no missing frame. Time is the caller's capture time when it is
-        given, else the end of inference.
+        Missing frames are counted from frame numbers and from time stamps, whichever shows more; a
+        frame may come `EARLY_PERIODS` early for its gap to count in full. Time is the caller's
+        capture time when both rows have it, else the end of inference.
         """
         missing = 0
         last = self._last
         if last is not None:
-            elapsed_ns = _time_of(row) - _time_of(last)
-            missing = max(0, row.frame - last.frame - 1, int(elapsed_ns / self._period_ns) - 1)
+            elapsed_ns = _elapsed_ns(last, row)
+            by_time = int(elapsed_ns / self._period_ns + EARLY_PERIODS) - 1
+            missing = max(0, row.frame - last.frame - 1, by_time)
             same_input = row.fingerprint == last.fingerprint
             self._repeated = self._repeated + 1 if same_input else 0
             # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
@@ -81,5 +85,8 @@ class VitalsTracker:
         )
 
 
-def _time_of(row: StatRow) -> int:
-    return row.t_ns if row.t_capture_ns is None else row.t_capture_ns
+def _elapsed_ns(last: StatRow, row: StatRow) -> int:
+    """Time between two rows on one clock: capture time may have another zero than ours."""
+    if last.t_capture_ns is None or row.t_capture_ns is None:
+        return row.t_ns - last.t_ns
+    return row.t_capture_ns - last.t_capture_ns

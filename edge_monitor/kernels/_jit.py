@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
 import numba
+import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,6 +22,9 @@ def kernel(signature: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a function for one signature: no GIL, IEEE arithmetic, cached on disk when possible."""
 
     def compile_now(function: Callable[P, R]) -> Callable[P, R]:
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+            # NumPy's scalars warn where machine code is silent: wrapping integers, Inf - Inf.
+            return np.errstate(all="ignore")(function)
         try:
             jit = numba.njit(signature, nogil=True, cache=True, error_model="numpy")
             return cast("Callable[P, R]", jit(function))

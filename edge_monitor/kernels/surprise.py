@@ -5,19 +5,33 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_monitor.kernels._jit import kernel
+
+FloatArray = NDArray[np.float64]
 
 
 @kernel(
     "void(float64[::1], float64, float64[::1], float64[:,::1], float64[::1], float64[::1],"
     " float64[::1], float64[::1], float64[::1])"
 )
-def update(scores, smoothing, tail, quantiles, excess, threshold, state_smooth, out_surprise, out_ratio):  # type: ignore[no-untyped-def]
+def update(
+    scores: FloatArray,
+    smoothing: float,
+    tail: FloatArray,
+    quantiles: FloatArray,
+    excess: FloatArray,
+    threshold: FloatArray,
+    state_smooth: FloatArray,
+    out_surprise: FloatArray,
+    out_ratio: FloatArray,
+) -> None:
     """Smooth each channel's score and give its surprise and its ratio to the threshold.
 
-    Below the last quantile -log p is interpolated between the empirical tail probabilities, beyond
-    it p falls off exponentially (design section 6).
+    Up to the last quantile -log p is interpolated between the empirical tail probabilities, beyond
+    it p falls off exponentially (design section 6). Of tied quantiles the first counts: p is the
+    probability of this score or a larger one.
 
     Parameters
     ----------
@@ -47,7 +61,7 @@ def update(scores, smoothing, tail, quantiles, excess, threshold, state_smooth, 
         if not math.isnan(state_smooth[c]):
             x = state_smooth[c] + smoothing * (x - state_smooth[c])
         state_smooth[c] = x
-        if x >= quantiles[c, n_points - 1]:
+        if x > quantiles[c, n_points - 1]:
             surprise = -math.log(tail[n_points - 1]) + (x - quantiles[c, n_points - 1]) / excess[c]
         elif x <= quantiles[c, 0]:
             surprise = 0.0
@@ -55,7 +69,7 @@ def update(scores, smoothing, tail, quantiles, excess, threshold, state_smooth, 
             low, high = 0, n_points - 1
             while high - low > 1:
                 middle = (low + high) // 2
-                if quantiles[c, middle] <= x:
+                if quantiles[c, middle] < x:
                     low = middle
                 else:
                     high = middle

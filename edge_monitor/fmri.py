@@ -1,0 +1,131 @@
+"""NN-fMRI: where in the network the activations differ from clean driving (design D2, section 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_monitor.errors import InputError, MapError
+from edge_monitor.kernels import voxels as kernel
+from edge_monitor.region_map import FmriBaseline
+from edge_monitor.types import BoolArray, FloatArray, IntArray, RegionScores, SpatialBlock, TapSpec
+
+
+def densities(voxels: FloatArray, counts: FloatArray | IntArray) -> FloatArray:
+    """Density of every voxel (D2).
+
+    Parameters
+    ----------
+    voxels : (n_voxels, 3) float64
+        sum |a|, sum a, sum a^2.
+    counts : (n_voxels,) int or float
+        Elements summed: those of one frame times the frames.
+
+    Returns
+    -------
+    (n_voxels,) float64
+        ``mean|a| + 0.1 log(var a + 1e-6)``, var with ddof 0.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit.
+    """
+    if voxels.ndim != 2 or voxels.shape != (counts.size, 3):
+        raise InputError("voxels", f"shape {voxels.shape}, expected {(counts.size, 3)}")
+    density = np.empty(counts.size)
+    kernel.densities(np.ascontiguousarray(voxels, np.float64), counts.astype(np.float64), 1.0, density)
+    return density
+
+
+class FmriTracker:
+    """Scores each spatial block against the clean densities.
+
+    Parameters
+    ----------
+    taps : tuple[TapSpec, ...]
+        The network's input, then the tapped tensors.
+    baseline : FmriBaseline
+
+    Raises
+    ------
+    MapError
+        A baseline of another number of voxels.
+    """
+
+    def __init__(self, taps: tuple[TapSpec, ...], baseline: FmriBaseline) -> None:
+        counts = np.concatenate([tap.voxel_counts() for tap in taps])
+        for name in ("median", "scale", "theta"):
+            shape = getattr(baseline, name).shape
+            if shape != counts.shape:
+                raise MapError(f"fmri.{name}", f"shape {shape}, expected {counts.shape}")
+        self._baseline = np.array([counts, baseline.median, baseline.scale, baseline.theta], np.float64)
+        self._first_voxel = np.cumsum([0, *(tap.n_voxels for tap in taps)])
+        self._n_taps = len(taps)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last block."""
+        n_taps, n_voxels = self._n_taps, self._baseline.shape[1]
+        nothing = np.full(n_voxels, np.nan)
+        self._last = RegionScores(
+            density=nothing,
+            z=nothing,
+            tap_score=np.full(n_taps, np.nan),
+            worst=None,
+            severity=None,
+            score=None,
+            input_score=None,
+        )
+
+    def update(self, block: SpatialBlock | None, good: BoolArray) -> RegionScores:
+        """Score one frame's block; a frame without one repeats the last scores.
+
+        Parameters
+        ----------
+        block : SpatialBlock or None
+        good : (n_taps,) bool
+            Taps without non-finite values. The others, and those not in the block, are masked.
+
+        Raises
+        ------
+        InputError
+            An array of another shape or dtype, strided or read-only.
+        """
+        if block is None:
+            return self._last
+        n_taps, n_voxels = self._n_taps, self._baseline.shape[1]
+        _check("spatial.voxels", block.voxels, (n_voxels, 3), "d")
+        _check("spatial.taps", block.taps, (n_taps,), "?")
+        _check("good", good, (n_taps,), "?")
+        scores = np.empty((2, n_voxels))
+        taps = np.empty(n_taps)
+        summary = np.empty(3)
+        worst = kernel.score(
+            block.voxels,
+            float(block.frames),
+            self._baseline,
+            self._first_voxel,
+            block.taps,
+            good,
+            scores,
+            taps,
+            summary,
+        )
+        severity, score, input_score = (None if x != x else x for x in summary.tolist())  # noqa: PLR0124
+        self._last = RegionScores(
+            density=scores[0],
+            z=scores[1],
+            tap_score=taps,
+            worst=None if worst < 0 else worst,
+            severity=severity,
+            score=score,
+            input_score=input_score,
+        )
+        return self._last
+
+
+def _check(name: str, array: FloatArray | BoolArray, shape: tuple[int, ...], dtype: str) -> None:
+    # carray: contiguous and writeable, the only arrays the kernels' signatures accept.
+    if array.shape != shape or array.dtype.char != dtype or not array.flags.carray:
+        kind = f"{array.dtype}{array.shape}" + ("" if array.flags.carray else ", strided or read-only")
+        raise InputError(name, f"{kind}, expected {np.dtype(dtype)}{shape}, contiguous and writeable")

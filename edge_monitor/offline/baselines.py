@@ -1,0 +1,103 @@
+"""What is normal: baselines of band powers and voxel densities from clean rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from edge_monitor.eeg import BandBank, BandPlan, log_powers, nearest_profile
+from edge_monitor.fmri import densities
+from edge_monitor.offline.observe import Progress
+from edge_monitor.region_map import EegBaseline, FmriBaseline
+from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
+
+PROFILE_S = 10.0
+"""Length of one layer profile, seconds (design D6)."""
+MAD_TO_SIGMA = 1.4826
+
+
+def band_powers(rows: list[StatRow], plan: BandPlan, n_taps: int, progress: Progress) -> FloatArray:
+    """Band powers of all rows, (n_rows, n_taps, n_bands), NaN until the windows are full."""
+    bank = BandBank(plan, n_taps)
+    good = np.ones(n_taps, np.bool_)
+    powers = np.empty((len(rows), n_taps, len(BANDS)))
+    for i, row in enumerate(rows):
+        powers[i] = bank.update(row.signals, good, 0)
+        if i % 1000 == 0:
+            progress("bands", i, len(rows))
+    progress("bands", len(rows), len(rows))
+    return powers
+
+
+def _robust(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Median and 1.4826 MAD over the first axis; a scale of 0 becomes NaN, "never varied"."""
+    with np.errstate(invalid="ignore"), _no_empty_slice_warning():
+        median = np.nanmedian(values, axis=0)
+        scale = MAD_TO_SIGMA * np.nanmedian(np.abs(values - median), axis=0)
+    scale[~(scale > 0)] = np.nan
+    return median, scale
+
+
+def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> EegBaseline:
+    """Baselines and profiles of all taps from the first ``n_fit`` rows; accuracy from the others."""
+    with _no_empty_slice_warning():
+        median_power = np.nanmedian(powers[:n_fit], axis=0)
+    # A floor far below clean power keeps log finite when a stream freezes and its power vanishes.
+    floor = np.nan_to_num(1e-6 * median_power, nan=0.0) + 1e-30
+    logs = log_powers(powers, floor)
+    mean, scale = _robust(logs[:n_fit])
+    mean[np.isnan(scale)] = np.nan
+    length = max(1, int(PROFILE_S * rate_hz))
+    fit, held_out = _profiles(logs[:n_fit], length), _profiles(logs[n_fit:], length)
+    if len(fit) >= 2:
+        profile_mean, profile_scale = fit.mean(axis=0), fit.std(axis=0)
+        profile_scale[~(profile_scale > 0)] = np.nan
+    else:
+        profile_mean, profile_scale = mean, scale
+    named = [
+        nearest_profile(profile[tap], profile_mean, profile_scale) == tap
+        for profile in held_out
+        for tap in range(profile.shape[0])
+    ]
+    return EegBaseline(
+        scale_mode=scale_mode,
+        floor=floor,
+        mean=mean,
+        scale=scale,
+        profile_mean=profile_mean,
+        profile_scale=profile_scale,
+        state_mix=np.zeros((powers.shape[1], len(STATES))),
+        profile_accuracy=float(np.mean(named)) if named else 0.0,
+    )
+
+
+def _profiles(logs: FloatArray, length: int) -> FloatArray:
+    """Mean log powers over consecutive windows of ``length`` warm frames, (n, n_taps, n_bands)."""
+    warm = logs[np.isfinite(logs).any(axis=(1, 2))]
+    n = len(warm) // length
+    with _no_empty_slice_warning():
+        return np.asarray(np.nanmean(warm[: n * length].reshape(n, length, *logs.shape[1:]), axis=1))
+
+
+def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
+    counts = np.concatenate([tap.voxel_counts() for tap in taps])
+    values = np.stack(
+        [
+            densities(row.spatial.voxels, counts * row.spatial.frames)
+            for row in rows
+            if row.spatial is not None
+        ]
+    )
+    median, scale = _robust(values)
+    return FmriBaseline(median, scale, np.ones(counts.size), theta_known=False)
+
+
+@contextmanager
+def _no_empty_slice_warning() -> Iterator[None]:
+    """All-NaN columns are bands without a baseline here; their NaN result is what is wanted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield

@@ -1,0 +1,122 @@
+"""What a region map or a configuration holds, as text, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from edge_monitor.config import Config, load_config
+from edge_monitor.eeg import BandPlan
+from edge_monitor.errors import EdgeMonitorError
+from edge_monitor.region_map import RegionMap, load_region_map
+from edge_monitor.sources.frames import FrameSource
+from edge_monitor.types import BANDS, CHANNELS, STATES
+
+
+def describe_map(region_map: RegionMap) -> RenderableType:
+    """Provenance, layer signatures, and thresholds of a map."""
+    origin = region_map.provenance
+    facts = Table.grid(padding=(0, 2))
+    for key, value in (
+        ("model", f"{origin.model}  sha256 {origin.model_sha256[:16]}…"),
+        (
+            "clean data",
+            f"{origin.source}, {origin.frames_fit} frames fitted, {origin.frames_held_out} held out",
+        ),
+        ("frame rate", f"{origin.frame_rate_hz:g} Hz, bands on the {region_map.eeg.scale_mode} scale"),
+        ("workstation", f"{origin.workstation.runtime}, {origin.workstation.machine}"),
+        ("device", f"{origin.device.runtime}, {origin.device.machine}"),
+        ("impact scores", "computed" if region_map.fmri.theta_known else "not computed: uniform"),
+        ("golden frames", str(len(region_map.golden.frames))),
+    ):
+        facts.add_row(key, value)
+    remarks = [f"note: {remark}" for remark in origin.warnings]
+    return Group(facts, *remarks, _signatures(region_map), _thresholds(region_map))
+
+
+def _signatures(region_map: RegionMap) -> Table:
+    """Band profile of each layer: mean log10 power, its spread, and the mix of states."""
+    plan = BandPlan.make(region_map.eeg.scale_mode, region_map.provenance.frame_rate_hz)
+    table = Table(
+        title="Layer signatures: log10 band power over 10 s (edges in Hz), most frequent state",
+        caption=f"nearest profile names the layer in {region_map.eeg.profile_accuracy:.0%} of other windows",
+    )
+    table.add_column("tap")
+    table.add_column("grid", justify="right")
+    for band, (low, high) in zip(BANDS, plan.edges_hz, strict=True):
+        table.add_column(f"{band}\n{low:.2g}-{high:.2g}", justify="right", no_wrap=True)
+    table.add_column("mostly", no_wrap=True)
+    for i, tap in enumerate(region_map.taps):
+        mean = region_map.eeg.profile_mean[i] / np.log(10.0)
+        spread = region_map.eeg.profile_scale[i] / np.log(10.0)
+        cells = [f"{m:.1f}±{s:.1f}" if np.isfinite(m) else "–" for m, s in zip(mean, spread, strict=True)]
+        mix = region_map.eeg.state_mix[i]
+        top = int(mix.argmax())
+        table.add_row(
+            tap.name,
+            "×".join(map(str, tap.grid)),
+            *cells,
+            f"{STATES[top]} {mix[top]:.0%}" if mix.any() else "–",
+        )
+    return table
+
+
+def _thresholds(region_map: RegionMap) -> Table:
+    null = region_map.evidence
+    table = Table(
+        title=f"Evidence: budget {null.alarms_per_hour:g} false alarms per hour",
+        caption=f"{null.held_out_alarms} flags in {null.held_out_hours:.2f} h of held-out clean frames",
+    )
+    for title in ("channel", "median score", "99.5 % quantile", "threshold, -log p"):
+        table.add_column(title, justify="left" if title == "channel" else "right")
+    half = int(np.abs(null.tail - 0.5).argmin())
+    for i, channel in enumerate(CHANNELS):
+        if np.isnan(null.threshold[i]):
+            table.add_row(channel, "–", "–", "off: it never varied")
+            continue
+        table.add_row(
+            channel,
+            f"{null.quantiles[i, half]:.3g}",
+            f"{null.quantiles[i, -1]:.3g}",
+            f"{null.threshold[i]:.1f}",
+        )
+    return table
+
+
+def check_config(path: Path) -> tuple[Config, list[str]]:
+    """Load a configuration and try what it names; the list says what is wrong beyond the file itself.
+
+    Raises
+    ------
+    ConfigError
+        The file itself is unusable.
+    """
+    config = load_config(path)
+    problems: list[str] = []
+    region_map: RegionMap | None = None
+    try:
+        region_map = load_region_map(config.region_map)
+    except EdgeMonitorError as error:
+        problems.append(f"region_map: {error}")
+    try:
+        data = Path(config.model.path).read_bytes()
+    except OSError as error:
+        problems.append(f"model.path: {config.model.path}: {error.strerror}")
+        data = None
+    if region_map is not None:
+        checks: list[tuple[str, Callable[[], object]]] = [
+            ("source", lambda: region_map.require_frame_rate(config.source.frame_rate_hz)),
+            ("source", lambda: next(iter(FrameSource(config.source, region_map.input_shape)))),
+        ]
+        if data is not None:
+            checks.insert(0, ("model", lambda: region_map.require_model(data, config.model.path)))
+        for section, test in checks:
+            try:
+                test()
+            except EdgeMonitorError as error:
+                problems.append(f"{section}: {error}")
+    return config, problems

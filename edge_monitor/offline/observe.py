@@ -1,0 +1,133 @@
+"""Run a model over clean frames and keep what the probe sees."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.config import FrameSettings
+from edge_monitor.errors import InputError, ModelError
+from edge_monitor.probe import Probe
+from edge_monitor.region_map import Golden, Runtime, from_bytes
+from edge_monitor.sources.frames import FrameSource
+from edge_monitor.sources.recording import RecordingReader
+from edge_monitor.taps.onnx import input_type, quiet_options
+from edge_monitor.types import FloatArray, StatRow, TapSpec
+
+N_GOLDEN = 8
+GOLDEN_TOLERANCE = 1e-5
+"""Outputs of the tapped and the untapped model may differ by this, relative to the largest output.
+
+Float32 kernels fused in another order differ by about 1e-6; a real change is far larger.
+"""
+
+Progress = Callable[[str, int, int | None], None]
+"""Told (phase, done, total) now and then; total is None when it is not known."""
+
+
+def silent(phase: str, done: int, total: int | None) -> None:
+    """Progress for callers who want none."""
+
+
+class Observed(msgspec.Struct, frozen=True, eq=False):
+    """Clean rows of one model with what identifies it."""
+
+    model: str
+    model_sha256: str
+    source: str
+    frame_rate_hz: float
+    taps: tuple[TapSpec, ...]
+    rows: list[StatRow]
+    golden: Golden
+    device: Runtime
+
+
+def observe(
+    model: Path,
+    settings: FrameSettings,
+    tap_names: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Observed:
+    """Run the model over clean frames and keep the rows.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be tapped, or its answers change when it is.
+    InputError
+        There are too few frames.
+    """
+    data = _read_model(model)
+    rows: list[StatRow] = []
+    probe = Probe.onnx(model, taps=tap_names, on_row=rows.append, sess_options=quiet_options())
+    if not probe.attached:
+        raise ModelError(model, f"the probe does not attach: {probe.detach_reason}")
+    name = probe.get_inputs()[0].name
+    frames = FrameSource(settings, input_type(probe.get_inputs()[0])[0][1:])
+    total = frames.length
+    stride = max(1, (total or 10_000) // N_GOLDEN)
+    golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
+    for i, frame in enumerate(frames):
+        probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
+        outputs = probe.run(None, {name: frame.array})
+        if not probe.attached:
+            raise ModelError(model, f"the probe detached at frame {i}: {probe.detach_reason}")
+        if len(rows) != i + 1:
+            raise ModelError(model, f"frame {i} was not observed: its input is not a float32 batch of 1")
+        if i % stride == 0 and len(golden) < N_GOLDEN:
+            flat = np.concatenate([np.ravel(output).astype(np.float64) for output in outputs])
+            golden.append((frame.array[0], flat, rows[-1].signals))
+        if i % 100 == 0:
+            progress("observe", i, total)
+    progress("observe", len(rows), len(rows))
+    if not rows:
+        raise InputError(settings.frames, "holds no frames")
+    inputs, answers, signals = (np.stack(column) for column in zip(*golden, strict=True))
+    return Observed(
+        model=model.name,
+        model_sha256=hashlib.sha256(data).hexdigest(),
+        source=settings.frames,
+        frame_rate_hz=settings.frame_rate_hz,
+        taps=probe.taps,
+        rows=rows,
+        golden=Golden(inputs, answers, signals, GOLDEN_TOLERANCE * max(1.0, float(np.abs(answers).max()))),
+        device=Runtime.here(),
+    )
+
+
+def observe_recording(model: Path, recording: Path) -> Observed:
+    """Take the rows that a device recorded, with the taps and golden frames of the map it used.
+
+    Raises
+    ------
+    RecordingError
+        The recording is missing, damaged or empty.
+    MapError
+        The recording is of another model.
+    """
+    reader = RecordingReader(recording)
+    region_map = from_bytes(reader.region_map_bytes(), f"{recording}: region map")
+    region_map.require_model(_read_model(model), str(model))
+    origin = region_map.provenance
+    return Observed(
+        model=model.name,
+        model_sha256=origin.model_sha256,
+        source=str(recording),
+        frame_rate_hz=origin.frame_rate_hz,
+        taps=region_map.taps,
+        rows=[item for item, _ in reader.items() if isinstance(item, StatRow)],
+        golden=region_map.golden,
+        device=msgspec.convert(reader.metadata, Runtime),
+    )
+
+
+def _read_model(model: Path) -> bytes:
+    try:
+        return model.read_bytes()
+    except OSError as error:
+        raise ModelError(model, error.strerror or str(error)) from error

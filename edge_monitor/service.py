@@ -1,0 +1,240 @@
+"""The running monitor: the only file that touches the world's clock and signals."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import numpy as np
+
+from edge_monitor.config import Config, MonitorSettings, SinkSettings
+from edge_monitor.pipeline import Monitor
+from edge_monitor.probe import Probe
+from edge_monitor.region_map import RegionMap, Runtime, load_region_map, to_bytes
+from edge_monitor.sinks.health_page import HealthPageSink
+from edge_monitor.sinks.journal import JournalSink
+from edge_monitor.sinks.mqtt import MqttSink
+from edge_monitor.sinks.queued import QueuedSink, Sink
+from edge_monitor.sinks.recording import RecordingSink
+from edge_monitor.sources.frames import FrameSource
+from edge_monitor.taps.onnx import quiet_options
+from edge_monitor.taps.onnx_graph import load_model
+from edge_monitor.types import HealthReport, MonitorInput, Tick
+
+STEP_SAMPLES = 4096
+"""Durations of `Monitor.feed` that are kept for their median."""
+
+
+class Watch:
+    """A monitor with its sinks: whatever is fed goes through the one and then to all the others.
+
+    Parameters
+    ----------
+    monitor : Monitor
+    sinks : sequence of Sink
+        Written in this order; none of them blocks or raises.
+
+    Attributes
+    ----------
+    confirmed : int
+        Flags confirmed so far.
+    """
+
+    def __init__(self, monitor: Monitor, sinks: Sequence[Sink]) -> None:
+        self.monitor = monitor
+        self.sinks = tuple(sinks)
+        self.confirmed = 0
+        self._pages = [sink for sink in sinks if isinstance(sink, HealthPageSink)]
+        self._steps_ns = np.zeros(STEP_SAMPLES, np.int64)
+        self._fed = 0
+
+    def feed(self, item: MonitorInput) -> HealthReport:
+        """Feed the monitor and tell every sink."""
+        start_ns = time.perf_counter_ns()
+        report = self.monitor.feed(item)
+        step_ns = time.perf_counter_ns() - start_ns
+        self._steps_ns[self._fed % STEP_SAMPLES] = step_ns
+        self._fed += 1
+        self.confirmed += sum(transition.after == "confirmed" for transition in report.transitions)
+        for page in self._pages:
+            page.step_ns = step_ns
+            page.dropped_records = sum(getattr(sink, "dropped", 0) for sink in self.sinks)
+        for sink in self.sinks:
+            sink.write(item, report)
+        return report
+
+    def step_us_p50(self) -> float:
+        """Median duration of `Monitor.feed` in microseconds, NaN before the first."""
+        steps = self._steps_ns[: min(self._fed, STEP_SAMPLES)]
+        return float(np.median(steps)) / 1e3 if steps.size else float("nan")
+
+    def close(self) -> None:
+        """Close every sink; each of them bounds its own time."""
+        for sink in self.sinks:
+            sink.close()
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What a run of the service came to."""
+
+    frames: int
+    flags: int
+    step_us_p50: float
+    recording: str | None
+
+
+class Service:
+    """Runs a model of its own under watch, as a plain foreground process.
+
+    Parameters
+    ----------
+    config : Config
+
+    Raises
+    ------
+    EdgeMonitorError
+        The map, the model, the frames or a sink cannot be used; nothing was started then.
+    """
+
+    def __init__(self, config: Config) -> None:
+        # Everything that can be refused is, before a sink makes its file.
+        region_map = load_region_map(config.region_map)
+        region_map.require_frame_rate(config.source.frame_rate_hz)
+        model, name = load_model(config.model.path)
+        region_map.require_model(model, name)
+        self._config = config
+        self._stop = threading.Event()
+        self._said: set[str] = set()
+        self._frames = FrameSource(config.source, region_map.input_shape)
+        self.recording, sinks = open_sinks(config.sinks, region_map, config.monitor, _hash(config))
+        self._watch = Watch(Monitor(region_map, config.monitor), sinks)
+        try:
+            self._probe = open_probe(model, region_map, self._watch, threads=config.model.threads)
+        except Exception:
+            self._watch.close()
+            raise
+
+    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:  # noqa: ARG002 - a signal handler's arguments
+        """End `run` after the current frame; fit as a signal handler."""
+        self._stop.set()
+
+    def run(self) -> Served:
+        """Serve until the frames end or `stop` is called; closes every sink in any case."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        settings, probe, watch = self._config.source, self._probe, self._watch
+        name = probe.get_inputs()[0].name
+        period_s = 1.0 / settings.frame_rate_hz
+        due_s = time.monotonic()
+        served = 0
+        try:
+            for frame in self._frames:
+                if settings.realtime:
+                    # After a stall the next frame is due now, not all the missed ones at once.
+                    due_s = max(due_s + period_s, time.monotonic() - period_s)
+                    self._stop.wait(max(0.0, due_s - time.monotonic()))
+                if self._stop.is_set():
+                    break
+                probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
+                probe.run(None, {name: frame.array})
+                if not probe.attached:
+                    watch.feed(Tick(time.monotonic_ns()))
+                served += 1
+                if served % int(max(1, settings.frame_rate_hz)) == 0:
+                    self._say_troubles()
+        finally:
+            watch.close()
+            self._say_troubles()
+        return Served(served, watch.confirmed, watch.step_us_p50(), self.recording)
+
+    def _say_troubles(self) -> None:
+        """Tell once, on standard error, what each sink complains about."""
+        for sink in self._watch.sinks:
+            error = getattr(sink, "error", None)
+            if error is not None and error not in self._said:
+                self._said.add(error)
+                print(f"warning {error}", file=sys.stderr, flush=True)
+
+
+def open_probe(model: str | Path | bytes, region_map: RegionMap, watch: Watch, *, threads: int = 1) -> Probe:
+    """Tapped session of our own that feeds ``watch``.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read or tapped.
+    MapError
+        The map is of another model.
+    """
+    return Probe.onnx(
+        model,
+        region_map=region_map,
+        on_row=watch.feed,
+        on_event=watch.feed,
+        sess_options=quiet_options(threads),
+        providers=["CPUExecutionProvider"],
+    )
+
+
+def open_sinks(
+    settings: SinkSettings, region_map: RegionMap, monitor: MonitorSettings, config_hash: str = ""
+) -> tuple[str | None, list[Sink]]:
+    """Open the sinks that are configured; the path of the recording comes first.
+
+    Raises
+    ------
+    InputError
+        A sink's file cannot be made; those opened before are closed again.
+    """
+    sinks: list[Sink] = []
+    recording: str | None = None
+    map_bytes = to_bytes(region_map)
+    hashes = {
+        "model": region_map.provenance.model_sha256,
+        "map": hashlib.sha256(map_bytes).hexdigest(),
+        "config": config_hash,
+    }
+    versions: dict[str, str] = msgspec.to_builtins(Runtime.here())
+    try:
+        if settings.health_page is not None:
+            sinks.append(HealthPageSink(settings.health_page.path, settings.health_page.data_id))
+        if settings.journal:
+            sinks.append(JournalSink())
+        if settings.recording is not None:
+            recording = str(_recording_path(Path(settings.recording.folder)))
+            tap_names = tuple(tap.name for tap in region_map.taps)
+            metadata = {
+                "device": os.uname().nodename,
+                "model": region_map.provenance.model,
+                **{f"{key}_sha256": value for key, value in hashes.items()},
+                "monitor_settings": msgspec.json.encode(monitor).decode(),
+                **versions,
+            }
+            sinks.append(QueuedSink(RecordingSink(Path(recording), map_bytes, metadata, tap_names)))
+        if settings.mqtt is not None:
+            sinks.append(MqttSink(settings.mqtt, versions=versions, hashes=hashes))
+    except Exception:
+        for sink in sinks:
+            sink.close()
+        raise
+    return recording, sinks
+
+
+def _recording_path(folder: Path) -> Path:
+    """Name a new recording after the time of day, which people look for; never an existing file."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    candidates = (folder / f"{stamp}{suffix}.mcap" for suffix in ("", *(f"-{i}" for i in range(2, 100))))
+    return next(path for path in candidates if not path.exists())
+
+
+def _hash(config: Config) -> str:
+    return hashlib.sha256(msgspec.json.encode(config)).hexdigest()

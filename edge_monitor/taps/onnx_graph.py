@@ -1,0 +1,178 @@
+"""ONNX model files: which tensors can be tapped, and how a file gains outputs (design section 4).
+
+Only *post-activation* tensors are tapped: what a Relu, Clip or the like returns, or a residual Add
+that no activation follows. ONNX Runtime fuses convolution, normalisation, residual Add and activation
+into one kernel. A tensor at the end of such a kernel can be read without splitting it; one from its
+middle (a convolution before its activation) makes the runtime compute apart what was fused, which
+costs time and rounds differently. In quantised (QDQ) graphs the tensor is read behind its
+QuantizeLinear and DequantizeLinear, for the same reason.
+
+The standard library alone is used: the device has no ``onnx`` package.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_monitor.errors import ModelError
+from edge_monitor.taps.protobuf import bytes_field, read_fields
+
+ACTIVATIONS = frozenset(
+    {
+        *("Celu", "Clip", "Elu", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish"),
+        *("PRelu", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh"),
+        "ThresholdedRelu",
+    }
+)
+_GATES = frozenset({"Sigmoid", "HardSigmoid"})
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH = 7
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
+_VALUE_NAME = 1
+_TENSOR_NAME, _TENSOR_LOCATION, _EXTERNAL = 8, 14, 1
+
+
+class Node(NamedTuple):
+    """One operator of a graph; an optional input that is not used is the empty string."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Graph(NamedTuple):
+    """What tapping needs to know of a model: operators in order of execution, outputs, initializers."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    initializers: frozenset[str]
+
+
+def load_model(model: str | Path | bytes) -> tuple[bytes, str]:
+    """Bytes of a model, and the name by which messages call it.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read.
+    """
+    if isinstance(model, bytes):
+        return model, "model"
+    try:
+        return Path(model).read_bytes(), str(model)
+    except OSError as error:
+        raise ModelError(model, error.strerror or str(error)) from error
+
+
+def read_graph(data: bytes, name: str = "model") -> Graph:
+    """Read the graph of a serialized ONNX model.
+
+    Raises
+    ------
+    ModelError
+        The bytes are no whole ONNX model, or its weights lie in other files.
+    """
+    nodes: list[Node] = []
+    outputs: list[str] = []
+    initializers: list[str] = []
+    external = False
+    try:
+        # A graph that was extended by appended bytes occurs several times.
+        for graph in _submessages(memoryview(data), _MODEL_GRAPH):
+            for message in _submessages(graph, _GRAPH_NODE):
+                op = _texts(message, _NODE_OP)[0]
+                nodes.append(Node(op, _texts(message, _NODE_INPUT), _texts(message, _NODE_OUTPUT)))
+            for message in _submessages(graph, _GRAPH_OUTPUT):
+                outputs.extend(_texts(message, _VALUE_NAME))
+            for message in _submessages(graph, _GRAPH_INITIALIZER):
+                initializers.extend(_texts(message, _TENSOR_NAME))
+                external |= (_TENSOR_LOCATION, _EXTERNAL) in read_fields(message)
+    except (ValueError, IndexError) as error:
+        raise ModelError(name, f"not a whole ONNX model ({error})") from error
+    if not nodes or not outputs:
+        raise ModelError(name, f"not a whole ONNX model ({len(nodes)} nodes, {len(outputs)} outputs)")
+    if external:
+        raise ModelError(name, "keeps weights in other files; save it with its weights inside")
+    return Graph(tuple(nodes), tuple(outputs), frozenset(initializers))
+
+
+def find_candidates(graph: Graph) -> dict[str, str]:
+    """Post-activation tensors in order of execution: name -> operator that made it.
+
+    Left out are the model's own outputs, all that follows a Softmax, and gates: a Sigmoid that only
+    scales another tensor. Of ``x * Sigmoid(x)`` (SiLU) the product is listed.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            readers.setdefault(tensor, []).append(node)
+    gates: dict[str, str] = {}
+    constants = set(graph.initializers)
+    after_softmax: set[str] = set()
+    found: dict[str, str] = {}
+    for op, inputs, outputs in graph.nodes:
+        if op == "Constant" or (inputs and constants.issuperset(inputs)):
+            constants.update(outputs)
+            continue
+        if op in _SOFTMAX or not after_softmax.isdisjoint(inputs):
+            after_softmax.update(outputs)
+            continue
+        read_by = {node.op for node in readers.get(outputs[0], ())}
+        if op in _GATES and read_by == {"Mul"}:
+            gates[outputs[0]] = inputs[0]
+            continue
+        silu = op == "Mul" and (gates.get(inputs[0]) == inputs[1] or gates.get(inputs[1]) == inputs[0])
+        residual = op == "Add" and constants.isdisjoint(inputs) and read_by.isdisjoint(ACTIVATIONS)
+        if silu or residual or op in ACTIVATIONS:
+            found[_behind_quantisation(outputs[0], readers)] = op
+    return {name: op for name, op in found.items() if name not in graph.outputs}
+
+
+def add_outputs(data: bytes, names: Sequence[str]) -> bytes:
+    """Return the model with post-activation tensors as further outputs, behind its own.
+
+    The bytes of ``ModelProto{graph{output{name}}}`` are appended; a decoder merges them into the
+    model's graph, and the runtime infers their types.
+
+    Raises
+    ------
+    ModelError
+        ``data`` is no whole ONNX model, a name is no candidate (`find_candidates`) or given twice.
+    """
+    valid = find_candidates(read_graph(data))
+    for index, name in enumerate(names):
+        if name not in valid:
+            nearest = difflib.get_close_matches(name, valid, n=3, cutoff=0.0)
+            raise ModelError(name, f"no such tap; nearest: {', '.join(nearest) or 'the model has none'}")
+        if name in names[:index]:
+            raise ModelError(name, "tapped twice")
+    outputs = (bytes_field(_GRAPH_OUTPUT, bytes_field(_VALUE_NAME, name.encode())) for name in names)
+    return data + bytes_field(_MODEL_GRAPH, b"".join(outputs))
+
+
+def _submessages(message: memoryview, number: int) -> Iterator[memoryview]:
+    """Every occurrence of one message or string field."""
+    for field, value in read_fields(message):
+        if field == number and isinstance(value, memoryview):
+            yield value
+
+
+def _texts(message: memoryview, number: int) -> tuple[str, ...]:
+    return tuple(str(value, "utf-8") for value in _submessages(message, number))
+
+
+def _behind_quantisation(name: str, readers: Mapping[str, Sequence[Node]]) -> str:
+    """Return the tensor behind QuantizeLinear and DequantizeLinear when only that pair reads ``name``."""
+    tensor = name
+    for op in ("QuantizeLinear", "DequantizeLinear"):
+        nodes = readers.get(tensor, ())
+        if len(nodes) == 0 or any(node.op != op for node in nodes):
+            return name
+        tensor = nodes[0].outputs[0]
+    return tensor

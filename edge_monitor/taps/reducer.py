@@ -1,0 +1,174 @@
+"""From one frame's activations to the numbers of a StatRow: one buffer, one kernel call (design D1-D3)."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.errors import InputError
+from edge_monitor.kernels.fingerprint import fingerprint
+from edge_monitor.kernels.moments import N_COLUMNS, N_LANES, moments
+from edge_monitor.types import FloatArray, IntArray, SpatialBlock, TapSpec
+
+INPUT_POINTS = 64
+"""At most this many rows and columns of the network's input are looked at (design section 2)."""
+
+COLOURS = 4
+"""Channel groups of an input at most: each channel of RGB or RGBA stands for itself."""
+
+DEFAULT_GRID = (4, 2, 2)
+"""Channel groups, rows, columns (design D3)."""
+
+_ALIGNMENT = 64  # bytes: one cache line, and what any runtime asks of a bound output
+
+
+class Reduction(msgspec.Struct, frozen=True, eq=False):
+    """One frame, reduced; every array is fresh.
+
+    ``signals`` (n_taps,) float64: mean |a| over finite elements (D1), NaN when a tap has none;
+    ``nonfinite`` (n_taps,) int64; ``fingerprint``: 64-bit hash of the sampled input.
+    """
+
+    signals: FloatArray
+    nonfinite: IntArray
+    spatial: SpatialBlock
+    fingerprint: int
+
+
+class TapReducer:
+    """Holds the activations of one frame and reduces them.
+
+    Parameters
+    ----------
+    taps : tuple[TapSpec, ...]
+        The network's input, then the tapped tensors.
+
+    Attributes
+    ----------
+    views : tuple of float32 arrays
+        One per tap, of the tap's shape: slices of one buffer, 64-byte aligned and C-contiguous.
+        The runtime writes its outputs into ``views[1:]``.
+
+    Raises
+    ------
+    InputError
+        No tap, or a grid that does not fit its shape.
+    """
+
+    def __init__(self, taps: tuple[TapSpec, ...]) -> None:
+        if not taps:
+            raise InputError("taps", "none given; the first one is the network's input")
+        for tap in taps:
+            if not all(1 <= g <= n for g, n in zip(tap.grid, tap.shape, strict=True)):
+                raise InputError(tap.name, f"grid {tap.grid} does not fit shape {tap.shape}")
+        self._input = taps[0]
+        floats = _ALIGNMENT // 4
+        slots = [-(-tap.size // floats) * floats for tap in taps]
+        starts = np.concatenate([[0], np.cumsum(slots)])
+        # Padding stays zero, so the words of the input's slot are those of the frame alone.
+        raw = np.zeros(starts[-1] * 4 + _ALIGNMENT, np.uint8)
+        aligned = -raw.ctypes.data % _ALIGNMENT
+        self._buffer = raw[aligned : aligned + starts[-1] * 4].view(np.float32)
+        self._words = self._buffer[: slots[0]].view(np.uint64)
+        self.views = tuple(
+            self._buffer[start : start + tap.size].reshape(tap.shape)
+            for tap, start in zip(taps, starts, strict=False)
+        )
+        self._table = np.empty((len(taps), N_COLUMNS), np.int64)
+        n_voxels = n_channels = 0
+        for row, tap, start in zip(self._table, taps, starts, strict=False):
+            row[:] = (start, *tap.shape, *tap.grid, n_voxels, n_channels)
+            n_voxels += tap.n_voxels
+            n_channels += tap.n_channels
+        self._n_voxels, self._n_channels = n_voxels, n_channels
+        self._lanes = np.zeros((N_LANES, max(tap.shape[2] for tap in taps)))
+        self._all_taps = np.ones(len(taps), np.bool_)
+
+    def load_input(self, frame: NDArray[Any]) -> None:
+        """Sample the network's input into ``views[0]``.
+
+        Parameters
+        ----------
+        frame : array of any real dtype, any strides
+            (channels, height, width) or (units,), or the same behind a batch axis of 1.
+
+        Raises
+        ------
+        InputError
+            Another shape, or a dtype that holds no real numbers.
+        """
+        spec = self._input
+        sampled = frame[0] if frame.ndim in (2, 4) and frame.shape[0] == 1 else frame
+        if sampled.ndim == 1:
+            sampled = sampled[:, None, None]
+        if sampled.ndim == 3:
+            sampled = sampled[:, :: spec.step[0], :: spec.step[1]]
+        if sampled.shape != spec.shape:
+            raise InputError(
+                spec.name,
+                f"frame of shape {frame.shape}, expected {spec.shape} after a stride of {spec.step}",
+            )
+        try:
+            if frame.dtype.itemsize <= 4:
+                np.copyto(self.views[0], sampled, casting="same_kind")
+            else:
+                with np.errstate(over="ignore"):  # beyond float32 is inf, and is counted as such
+                    np.copyto(self.views[0], sampled, casting="same_kind")
+        except TypeError as error:
+            raise InputError(spec.name, f"frame of dtype {frame.dtype}, expected real numbers") from error
+
+    def reduce(self) -> Reduction:
+        """Reduce what the views hold now."""
+        n_taps = self._all_taps.size
+        signals = np.empty(n_taps)
+        nonfinite = np.empty(n_taps, np.int64)
+        voxels = np.empty((self._n_voxels, 3))
+        channels = np.empty(self._n_channels)
+        moments(self._buffer, self._table, self._lanes, signals, nonfinite, voxels, channels)
+        spatial = SpatialBlock(frames=1, taps=self._all_taps.copy(), voxels=voxels, channels=channels)
+        return Reduction(signals, nonfinite, spatial, int(fingerprint(self._words)))
+
+
+def input_spec(name: str, shape: tuple[int, ...]) -> TapSpec:
+    """Tap 0 for a model input of shape (channels, height, width) or (units,), without batch axis.
+
+    The stride leaves at most 64 x 64 points; up to four channels have a voxel group each.
+
+    Raises
+    ------
+    InputError
+        Any other number of axes, or an empty one.
+    """
+    channels, height, width = _three_axes(name, shape)
+    step = (-(-height // INPUT_POINTS), -(-width // INPUT_POINTS))
+    sampled = (channels, -(-height // step[0]), -(-width // step[1]))
+    return TapSpec(name, sampled, _clamp((COLOURS, *DEFAULT_GRID[1:]), sampled), step)
+
+
+def tap_spec(name: str, shape: tuple[int, ...], grid: tuple[int, int, int] = DEFAULT_GRID) -> TapSpec:
+    """Tap of a tensor of shape (channels, height, width) or (units,), its grid clamped to the shape.
+
+    Raises
+    ------
+    InputError
+        Any other number of axes, an empty one, or a grid below 1.
+    """
+    full = _three_axes(name, shape)
+    if min(grid) < 1:
+        raise InputError(name, f"grid {grid} must be at least 1 on every axis")
+    return TapSpec(name, full, _clamp(grid, full))
+
+
+def _three_axes(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) not in (1, 3) or prod(shape) < 1:
+        raise InputError(name, f"shape {shape} is neither (channels, height, width) nor (units,)")
+    channels, height, width = shape if len(shape) == 3 else (*shape, 1, 1)
+    return channels, height, width
+
+
+def _clamp(grid: tuple[int, int, int], shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    return min(grid[0], shape[0]), min(grid[1], shape[1]), min(grid[2], shape[2])

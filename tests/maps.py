@@ -1,0 +1,121 @@
+"""Region maps built by hand: right in form, true in taps and golden frames, neutral in all baselines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from edge_monitor.region_map import (
+    CrossmodalNull,
+    EegBaseline,
+    EvidenceNull,
+    FmriBaseline,
+    Golden,
+    Provenance,
+    RegionMap,
+    Runtime,
+)
+from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session
+from edge_monitor.taps.reducer import input_spec, tap_spec
+from edge_monitor.types import BANDS, CHANNELS, STATES
+
+
+def minimal_map(
+    model: bytes,
+    taps: Sequence[str] | None = None,
+    *,
+    frames: np.ndarray | None = None,
+    tolerance: float = 1e-5,
+    frame_rate_hz: float = 30.0,
+    seed: int = 0,
+) -> RegionMap:
+    """Map of an ONNX model.
+
+    Golden answers and signals come from ONNX Runtime and NumPy alone. The baselines say "median 0,
+    scale 1" and no evidence channel has a threshold, so nothing but guards and probe events can alarm.
+
+    Parameters
+    ----------
+    model : bytes
+        The model.
+    taps : sequence of str, optional
+        Tapped tensors; default: the suggested set.
+    frames : (n, ...) float32, optional
+        Golden frames without batch axis; default: three seeded ones.
+    """
+    names = list(taps) if taps else [tap.name for tap in list_taps(model) if tap.default]
+    session = open_session(model, names, {})
+    inputs = {arg.name: input_type(arg) for arg in session.get_inputs()}
+    observed = find_observed_input(session)
+    shape = inputs[observed][0][1:]
+    if frames is None:
+        frames = np.random.default_rng(seed).random((3, *shape), dtype=np.float32)
+    outputs, signals = [], []
+    for frame in frames:
+        feed = {name: np.zeros(*kind) for name, kind in inputs.items()} | {observed: frame[None]}
+        results = session.run(None, feed)
+        own, tapped = results[: -len(names)], results[-len(names) :]
+        outputs.append(np.concatenate([output.ravel() for output in own]))
+        rows, columns = input_spec(observed, shape).step
+        sampled = frame[:, ::rows, ::columns] if frame.ndim == 3 else frame
+        signals.append([np.abs(tensor.astype(np.float64)).mean() for tensor in (sampled, *tapped)])
+    specs = (
+        input_spec(observed, shape),
+        *(tap_spec(name, tensor.shape[1:]) for name, tensor in zip(names, tapped, strict=True)),
+    )
+    here = Runtime.here()
+    bands = (len(specs), len(BANDS))
+    n_voxels = sum(tap.n_voxels for tap in specs)
+    n_channels = len(CHANNELS)
+    return RegionMap(
+        provenance=Provenance(
+            model="model",
+            model_sha256=hashlib.sha256(model).hexdigest(),
+            source="built by hand",
+            seed=seed,
+            frame_rate_hz=frame_rate_hz,
+            frames_fit=1,
+            frames_held_out=0,
+            workstation=here,
+            device=here,
+        ),
+        taps=specs,
+        eeg=EegBaseline(
+            scale_mode="nyquist",
+            floor=np.full(bands, 1e-12),
+            mean=np.zeros(bands),
+            scale=np.ones(bands),
+            profile_mean=np.zeros(bands),
+            profile_scale=np.ones(bands),
+            state_mix=np.full((len(specs), len(STATES)), 1 / len(STATES)),
+            profile_accuracy=0.0,
+        ),
+        fmri=FmriBaseline(
+            median=np.zeros(n_voxels), scale=np.ones(n_voxels), theta=np.ones(n_voxels), theta_known=False
+        ),
+        evidence=EvidenceNull(
+            tail=np.array([1.0, 0.1, 0.005]),
+            quantiles=np.tile([0.0, 1.0, 2.0], (n_channels, 1)),
+            excess=np.ones(n_channels),
+            threshold=np.full(n_channels, np.nan),
+            alarms_per_hour=1.0,
+            held_out_alarms=0,
+            held_out_hours=0.0,
+        ),
+        crossmodal=CrossmodalNull(coherence_bias=0.0, temporal_error=1.0, spatial_error=1.0),
+        golden=Golden(
+            frames=frames,
+            outputs=np.array(outputs, np.float64),
+            signals=np.array(signals),
+            tolerance=tolerance,
+        ),
+    )
+
+
+def with_golden(region_map: RegionMap, **changes: object) -> RegionMap:
+    """Return the same map with fields of its golden section replaced."""
+    golden = msgspec.structs.replace(region_map.golden, **changes)
+    return msgspec.structs.replace(region_map, golden=golden)

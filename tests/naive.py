@@ -1,0 +1,254 @@
+"""The slow twin of every kernel, written from its definition."""
+
+import functools
+import itertools
+import sys
+
+import numpy as np
+import scipy.signal
+
+# kernels/crc.py
+
+
+def crc32_p4(data):
+    """CRC32P4 bit by bit: a shift register fed with each byte's lowest bit first, read out mirrored."""
+    register = 0xFFFFFFFF
+    for byte in data:
+        for bit in range(8):
+            feedback = (register >> 31) ^ (byte >> bit & 1)
+            register = (register << 1) & 0xFFFFFFFF
+            if feedback:
+                register ^= 0xF4ACFB13
+    return int(f"{register:032b}"[::-1], 2) ^ 0xFFFFFFFF
+
+
+# Spatial moments, densities, region scores (D1-D3), fingerprint.
+
+
+def voxel_slices(shape, grid):
+    """Index of every voxel of one tap, channel group slowest."""
+    edges = [[k * n // g for k in range(g + 1)] for n, g in zip(shape, grid, strict=True)]
+    for i, j, k in itertools.product(*map(range, grid)):
+        yield tuple(slice(e[m], e[m + 1]) for e, m in zip(edges, (i, j, k), strict=True))
+
+
+def moments(taps):
+    """``taps``: (activations (C, H, W), grid) each. Signals, non-finite counts, voxel and channel sums."""
+    signals, nonfinite, voxels, channels = [], [], [], []
+    for activations, grid in taps:
+        a = np.asarray(activations, np.float64)
+        finite = np.isfinite(a)
+        signals.append(np.mean(np.abs(a[finite])) if finite.any() else np.nan)
+        nonfinite.append(np.count_nonzero(~finite))
+        for voxel in voxel_slices(a.shape, grid):
+            x = a[voxel][finite[voxel]]
+            voxels.append((np.sum(np.abs(x)), np.sum(x), np.sum(x**2)))
+        channels += [np.sum(np.abs(a[c][finite[c]])) for c in range(len(a))]
+    return np.array(signals), np.array(nonfinite), np.array(voxels).reshape(-1, 3), np.array(channels)
+
+
+def density(elements):
+    """D2 of one voxel's elements."""
+    x = np.asarray(elements, np.float64)
+    return np.mean(np.abs(x)) + 0.1 * np.log(np.var(x) + 1e-6)
+
+
+def fingerprint(data):
+    """64-bit hash of ``data`` (bytes, a multiple of 32)."""
+
+    def times(a, b):
+        return a * b % 2**64
+
+    def take_in(lane, word):
+        bits = format(lane ^ times(word, 0xC2B2AE3D27D4EB4F), "064b")
+        return times(int(bits[31:] + bits[:31], 2), 0x9E3779B185EBCA87)
+
+    lanes = [0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB]
+    for i in range(0, len(data), 8):
+        word = int.from_bytes(data[i : i + 8], sys.byteorder)
+        lanes[i // 8 % 4] = take_in(lanes[i // 8 % 4], word)
+    joined = functools.reduce(take_in, lanes)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        joined = times(joined ^ joined // 2**shift, factor)
+    return joined ^ joined // 2**31
+
+
+def region_scores(density, median, scale, theta, tap_of_voxel, usable):
+    """All fields of `RegionScores` as a dictionary; ``usable``: one bool per tap."""
+    density = np.where(usable[tap_of_voxel], density, np.nan)
+    z = (density - median) / scale
+    tap_score = np.full(len(usable), np.nan)
+    for tap in range(len(usable)):
+        mine = z[(tap_of_voxel == tap) & ~np.isnan(z)]
+        if mine.size:
+            tap_score[tap] = np.sqrt(np.mean(mine**2))
+    weighted = np.where((tap_of_voxel > 0) & ~np.isnan(z), np.abs(theta) * np.abs(z), -1.0)
+    worst = int(np.argmax(weighted))
+    known = tap_score[1:][~np.isnan(tap_score[1:])]
+    return {
+        "density": density,
+        "z": z,
+        "tap_score": tap_score,
+        "worst": worst if weighted[worst] >= 0 else None,
+        "severity": weighted[worst] if weighted[worst] >= 0 else None,
+        "score": known.max() if known.size else None,
+        "input_score": None if np.isnan(tap_score[0]) else tap_score[0],
+    }
+
+
+# Consistency of the two views (D9).
+
+
+def consistency(history, temporal_error, spatial_error, bias, window=128):
+    """All fields after the last sample of ``history``, each (gamma (n_taps,), temporal, peak, spatial)."""
+    gamma, temporal, peak, spatial = zip(*history, strict=True)
+    log_gamma = np.array([np.mean(np.log(g + 1e-12)) for g in gamma])
+    temporal, peak, spatial = (np.array(x, np.float64) for x in (temporal, peak, spatial))
+
+    rho = agreement = in_error = coherence = None
+    if len(history) >= window + 16:
+        x, y = log_gamma[-window:], peak[-window - 16 : -16]
+        if np.isfinite(x + y).all() and np.ptp(x) > 0 and np.ptp(y) > 0:
+            rho = np.corrcoef(x, y)[0, 1]
+    x, y = temporal[-window:], spatial[-window:]
+    if len(x) == window and np.isfinite(x + y).all():
+        pairs = [(a > temporal_error, b > spatial_error) for a, b in zip(x, y, strict=True)]
+        agreement = sum(a == b for a, b in pairs) / window
+        errors = [a == b for a, b in pairs if a or b]
+        in_error = sum(errors) / len(errors) if errors else None
+    since = len(temporal) % 16
+    if np.isfinite((temporal + spatial)[len(temporal) - since :]).all():
+        x, y = (series[: len(series) - since][-window:] for series in (temporal, spatial))
+        if len(x) == window and np.isfinite(x + y).all() and np.ptp(x) > 0 and np.ptp(y) > 0:
+            options = {"window": "hann", "nperseg": 32, "noverlap": 16, "detrend": "constant"}
+            raw = scipy.signal.coherence(x, y, **options)[1][1:].mean()
+            coherence = (raw - bias) / (1 - bias)
+    terms = [term for term in (rho, agreement, coherence) if term is not None]
+    return rho, agreement, in_error, coherence, np.mean(terms) if terms else None, len(terms)
+
+
+# kernels/output.py
+
+
+def output_summary(values):
+    """Index of the largest finite value, its probability, entropy in nats, count of non-finite values."""
+    values = np.asarray(values, np.float64)
+    finite = np.isfinite(values)
+    winner = int(np.where(finite, values, -np.inf).argmax()) if finite.any() else -1
+    nonfinite = int((~finite).sum())
+    if nonfinite or values.size < 2 or (values < 0).any() or abs(values.sum() - 1) > 1e-3:
+        return winner, np.nan, np.nan, nonfinite
+    positive = values[values > 0]
+    return winner, values[winner], -(positive * np.log(positive)).sum(), 0
+
+
+# kernels/surprise.py
+
+
+def surprise(history, smoothing, tail, quantiles, excess):
+    """Smoothed score and its -log p after the last score of ``history``, one channel."""
+    if np.isnan(history[-1]):
+        return np.nan, np.nan
+    since = max((i + 1 for i, score in enumerate(history) if np.isnan(score)), default=0)
+    run = np.array(history[since:])
+    ages = np.arange(len(run))[::-1]
+    weights = smoothing * (1 - smoothing) ** ages
+    weights[0] = (1 - smoothing) ** ages[0]
+    x = np.sum(weights * run)
+    reached = [k for k in range(len(tail)) if quantiles[k] >= x]
+    if not reached:
+        return x, -np.log(tail[-1]) + (x - quantiles[-1]) / excess
+    k = reached[0]
+    if k == 0:
+        return x, 0.0
+    ends = [quantiles[k - 1], quantiles[k]]
+    return x, np.interp(x, ends, [-np.log(tail[k - 1]), -np.log(tail[k])])
+
+
+# EEG: ring, sliding spectrum, band powers, states (D1, D4-D6).
+
+
+@functools.lru_cache
+def hann_dft(n_samples):
+    """Periodic Hann times ``exp(-2 pi i k n / N)``, k = 0 ... N/2; one-sided weights (extended precision)."""
+    turn = 8 * np.arctan(np.longdouble(1))
+    n = np.arange(n_samples)
+    hann = (1 - np.cos(turn * n / n_samples)) / 2
+    angle = turn * (np.outer(n, np.arange(n_samples // 2 + 1)) % n_samples) / n_samples
+    weight = np.full(n_samples // 2 + 1, 2 / (hann**2).sum())
+    weight[[0, -1]] /= 2
+    return hann[:, None] * np.cos(angle), -hann[:, None] * np.sin(angle), weight
+
+
+def welch_density(samples, n_samples, segments, bins=slice(None)):
+    """One-sided Welch density (frame rate 1) of the last samples of the last axis."""
+    samples = np.asarray(samples, np.longdouble)
+    cosine, sine, weight = (table[..., bins] for table in hann_dft(n_samples))
+    total = 0
+    for m in range(segments):
+        end = samples.shape[-1] - m * n_samples // 2
+        segment = samples[..., end - n_samples : end]
+        segment = segment - segment.mean(axis=-1, keepdims=True)
+        total = total + weight * ((segment @ cosine) ** 2 + (segment @ sine) ** 2)
+    return total / segments
+
+
+def band_bins(edges_hz, n_samples, frame_rate_hz, *, top):
+    """Bins of one band, all numbers Fractions; the top band holds Nyquist when it ends there."""
+    low, high = edges_hz
+    nyquist = frame_rate_hz / 2
+    frequency = {k: k * frame_rate_hz / n_samples for k in range(1, n_samples // 2 + 1)}
+    return [k for k, f in frequency.items() if low <= f < high or (top and f == high == nyquist)]
+
+
+class Bands:
+    """Band powers from whole windows; ``bins``: one list of bins per band."""
+
+    def __init__(self, windows, bins, n_taps, segments):
+        self.windows, self.bins, self.segments = windows, bins, segments
+        self.history = [[] for _ in range(n_taps)]  # (value, held) since the last restart
+        self.unusable = [0] * n_taps
+
+    def update(self, samples, good, missing):
+        self.step(samples, [False] * len(good), missing)
+        self.step(samples, good, 1)
+        return np.array([[self.power(tap, b) for b in range(len(self.bins))] for tap in range(len(good))])
+
+    def step(self, samples, good, times):
+        for tap, history in enumerate(self.history):
+            for _ in range(times):
+                if good[tap] and np.isfinite(samples[tap]):
+                    self.unusable[tap] = 0
+                    history.append((samples[tap], False))
+                    continue
+                self.unusable[tap] += 1
+                if self.unusable[tap] > 3:
+                    history.clear()
+                elif history:
+                    history.append((history[-1][0], True))
+
+    def power(self, tap, band):
+        n_samples = self.windows[band]
+        span = n_samples + (self.segments - 1) * n_samples // 2
+        window = [value for value, _ in self.history[tap][-span:]]
+        if len(window) < span or not self.bins[band]:
+            return np.nan
+        return float(welch_density(window, n_samples, self.segments, self.bins[band]).sum() / n_samples)
+
+    @property
+    def held(self):
+        return [sum(held for _, held in history[-max(self.windows) :]) for history in self.history]
+
+
+def clean_distance(power, floor, mean, scale):
+    """Standardised log powers, state of every tap (names of `STATES` as indices), temporal score."""
+    with np.errstate(invalid="ignore"):
+        z = (np.log(power + floor) - mean) / scale
+    state = []
+    for row, usable in zip(z, ~np.isnan(mean + scale), strict=True):
+        if not usable.any() or np.isnan(row[usable]).any():
+            state.append(-1)
+        else:
+            state.append(int(np.nanargmax(row)) if np.nanmax(row) > 1 else 2)
+    valid = np.abs(z[~np.isnan(z)])
+    return z, state, valid.max() if valid.size else np.nan

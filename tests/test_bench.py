@@ -1,0 +1,87 @@
+"""tools/bench: what it prints, and how it judges. No test here looks at how fast anything is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+
+from _bench_measure import Benchmark, interleaved, judge
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+# As the script runs, but in the interpreter of the tests instead of the checkout's own environment.
+LAUNCH = f"""
+import runpy, sys
+sys.path.insert(0, {str(TOOLS)!r})
+runpy.run_path({str(TOOLS / "bench")!r}, run_name="bench")["main"](sys.argv[1:])
+"""
+
+
+def bench(*arguments):
+    command = [sys.executable, "-c", LAUNCH, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_json_of_one_benchmark():
+    finished = bench("--quick", "--json", "--only", "eeg/numpy")
+    assert finished.returncode == 0, finished.stderr
+    (result,) = json.loads(finished.stdout)
+    assert list(result) == ["name", "value", "spread", "unit", "goal", "met"]
+    assert (result["name"], result["unit"], result["goal"]) == ("eeg/numpy", "x", 15.0)
+    low, high = result["spread"]
+    assert 0 < low <= result["value"] <= high
+    assert result["met"] is (result["value"] >= 15.0)
+
+
+def test_without_the_model_there_is_no_value(monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGE_MONITOR_DATA", str(tmp_path))
+    finished = bench("--quick", "--json", "--only", "taps/resnet8/*")
+    assert finished.returncode == 0, finished.stderr
+    results = json.loads(finished.stdout)
+    assert [(r["name"], r["goal"]) for r in results] == [
+        ("taps/resnet8/default", 1.0),
+        ("taps/resnet8/all", 3.0),
+    ]
+    assert all(r["value"] is r["spread"] is r["met"] is None for r in results)
+    assert f"{tmp_path}/mlperf_tiny/resnet8_float.onnx is missing" in finished.stderr
+
+
+def test_unknown_pattern():
+    finished = bench("--only", "warp drive")
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: --only warp drive: no such benchmark")
+    assert "monitor/p50" in line
+
+
+@pytest.mark.parametrize(
+    ("at_least", "values", "met"),
+    [
+        (False, [9.0, 10.0, 30.0], True),
+        (False, [9.0, 10.5, 11.0], False),
+        (True, [1.0, 10.0, 11.0], True),
+        (True, [9.0, 9.5, 30.0], False),
+    ],
+)
+def test_the_median_is_judged_and_the_bound_belongs_to_the_goal(at_least, values, met):
+    benchmark = Benchmark("b", "", "x", lambda _: values, goal=10.0, at_least=at_least)
+    result = judge(benchmark, values)
+    assert (result.value, result.spread, result.met) == (values[1], (values[0], values[2]), met)
+
+
+def test_without_a_goal_nothing_is_judged():
+    benchmark = Benchmark("b", "", "us", lambda _: [3.0])
+    assert judge(benchmark, [3.0]).met is None
+
+
+def test_calls_are_interleaved():
+    calls = []
+    medians = interleaved([lambda: calls.append("a"), lambda: calls.append("b")], 3)
+    assert calls == ["a", "b"] * 3
+    assert len(medians) == 2
+    assert all(median > 0 for median in medians)

@@ -1,0 +1,290 @@
+"""The command line as a user meets it: real processes, real files, one clear line for each mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import yaml
+
+from edge_monitor.region_map import load_region_map
+
+RATE_HZ = 30.0
+
+
+def edge_monitor(*arguments, cwd=None, timeout=120):
+    command = [sys.executable, "-m", "edge_monitor.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def refused(*arguments, cwd=None):
+    """Run a command that must fail, and return its one line of complaint."""
+    result = edge_monitor(*arguments, cwd=cwd)
+    assert result.returncode == 2, result
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Folder with a model, frames for it and the map learnt from them."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "model.onnx").write_bytes(models.residual_cnn())
+    rng = np.random.default_rng(0)
+    np.save(folder / "frames.npy", rng.random((400, 3, 16, 16), dtype=np.float32))
+    result = edge_monitor("calibrate", "model.onnx", "frames.npy", "-o", "map.npz", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def config(home, tmp_path, **changes):
+    tree = {
+        "region_map": str(home / "map.npz"),
+        "model": {"path": str(home / "model.onnx")},
+        "source": {"frames": str(home / "frames.npy"), "realtime": False},
+        "sinks": {"recording": {"folder": str(tmp_path)}},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            tree.setdefault(section, {})[name] = value
+        else:
+            tree[section] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_help_names_every_command_and_loads_no_kernel():
+    program = "import sys, edge_monitor.cli as c; assert 'numba' not in sys.modules; c.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0
+    for command in ("taps", "calibrate", "check", "run", "replay"):
+        assert command in result.stdout
+
+
+def test_taps_lists_tensors_as_json(home):
+    result = edge_monitor("taps", home / "model.onnx", "--json")
+    listed = json.loads(result.stdout)
+    assert {"name", "op", "shape", "bytes", "cost_us", "default"} <= listed[0].keys()
+    assert any(tap["default"] for tap in listed)
+
+
+def test_calibrate_shows_signatures_and_says_when_data_is_short(home):
+    result = edge_monitor("calibrate", "model.onnx", "frames.npy", "-o", "second.npz", cwd=home)
+    assert "Layer signatures" in result.stdout
+    assert "thresholds" in result.stdout
+    # Same frames, same seed, same runtime: the same map.
+    assert (home / "second.npz").read_bytes() == (home / "map.npz").read_bytes()
+
+
+def test_chosen_taps_end_up_in_the_map(home, tmp_path):
+    names = [tap["name"] for tap in json.loads(edge_monitor("taps", home / "model.onnx", "--json").stdout)][
+        -2:
+    ]
+    options = [option for name in names for option in ("--tap", name)]
+    edge_monitor("calibrate", home / "model.onnx", home / "frames.npy", "-o", tmp_path / "m.npz", *options)
+    assert [tap.name for tap in load_region_map(tmp_path / "m.npz").taps[1:]] == names
+
+
+def test_run_records_and_replay_gives_the_same_reports(home, tmp_path):
+    result = edge_monitor("run", config(home, tmp_path), "--json")
+    assert result.returncode == 0, result.stderr
+    served = json.loads(result.stdout)
+    assert served["frames"] == 400
+    again = edge_monitor("replay", served["recording"], "--json")
+    assert again.returncode == 0, again.stderr
+    replayed = json.loads(again.stdout)
+    assert replayed["compared"] == replayed["identical"] == 400
+
+
+def test_replay_notices_a_report_that_differs(home, tmp_path):
+    """Settings that were not the recording's must show; so would any change of the code."""
+    served = json.loads(edge_monitor("run", config(home, tmp_path), "--json").stdout)
+    path = Path(served["recording"])
+    from edge_monitor.offline import replay as module  # noqa: PLC0415
+
+    digest = module.report_digest
+    seen = []
+    try:
+        module.report_digest = lambda report: "0" * 16 if not seen and not seen.append(1) else digest(report)
+        replayed = module.replay(path)
+    finally:
+        module.report_digest = digest
+    assert (replayed.compared, replayed.identical) == (400, 399)
+
+
+def test_calibrate_from_a_recording(home, tmp_path):
+    served = json.loads(edge_monitor("run", config(home, tmp_path), "--json").stdout)
+    out = tmp_path / "device.npz"
+    result = edge_monitor("calibrate", home / "model.onnx", "--rows", served["recording"], "-o", out)
+    assert result.returncode == 0, result.stderr
+    region_map, original = load_region_map(out), load_region_map(home / "map.npz")
+    assert region_map.provenance.source == served["recording"]
+    np.testing.assert_allclose(region_map.fmri.median, original.fmri.median)
+    np.testing.assert_array_equal(region_map.golden.frames, original.golden.frames)
+
+
+def test_sigterm_stops_a_run_cleanly(home, tmp_path):
+    path = config(home, tmp_path, source__loop=True, source__realtime=True)
+    command = [sys.executable, "-m", "edge_monitor.cli", "run", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        # The journal's first line says that frames are being served.
+        line = process.stderr.readline()
+        assert "WARMING" in line, line
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
+    assert process.returncode == 0, err
+    served = json.loads(out)
+    assert served["frames"] >= 1
+    replayed = edge_monitor("replay", served["recording"], "--json")
+    assert json.loads(replayed.stdout)["truncated"] is False
+
+
+def test_unreachable_broker_is_said_and_the_monitor_goes_on(home, tmp_path, free_port):
+    mqtt = {"host": "127.0.0.1", "port": free_port, "fleet": "f", "vehicle": "v", "monitor": "m"}
+    path = config(home, tmp_path, sinks={"mqtt": mqtt}, source__realtime=True, source__limit=60)
+    result = edge_monitor("run", path, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["frames"] == 60
+    assert f"127.0.0.1:{free_port}" in result.stderr
+    assert "refused" in result.stderr.lower()
+
+
+def test_check_prints_a_map_and_a_good_config(home, tmp_path):
+    assert "golden frames" in edge_monitor("check", home / "map.npz").stdout
+    result = edge_monitor("check", config(home, tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "good" in result.stdout
+
+
+def test_check_lists_everything_that_is_wrong(home, tmp_path):
+    path = config(home, tmp_path, region_map=str(tmp_path / "no.npz"), model={"path": "no.onnx"})
+    result = edge_monitor("check", path)
+    assert result.returncode == 2
+    assert "no.npz" in result.stderr
+    assert "no.onnx" in result.stderr
+
+
+# --- bad input: one line that names the thing and the bad value, exit code 2, nothing half-written ---
+
+
+def test_missing_and_truncated_models(home, tmp_path):
+    assert "nowhere.onnx" in refused("taps", tmp_path / "nowhere.onnx")
+    for length in (0, 10, 900, len(models.residual_cnn()) - 1):
+        cut = tmp_path / "cut.onnx"
+        cut.write_bytes(models.residual_cnn()[:length])
+        assert "cut.onnx" in refused("taps", cut)
+        assert "cut.onnx" in refused("calibrate", cut, home / "frames.npy", "-o", tmp_path / "m.npz")
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_tap_that_does_not_exist(home, tmp_path):
+    line = refused(
+        "calibrate", home / "model.onnx", home / "frames.npy", "--tap", "nope", "-o", tmp_path / "m.npz"
+    )
+    assert "nope" in line
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_map_of_another_model(home, tmp_path):
+    other = tmp_path / "other.onnx"
+    other.write_bytes(models.residual_cnn(seed=1))
+    line = refused("run", config(home, tmp_path, model={"path": str(other)}))
+    assert "map" in line
+    assert not list(tmp_path.glob("*.mcap"))
+
+
+def test_misspelt_key_names_the_nearest(home, tmp_path):
+    line = refused("run", config(home, tmp_path, source__frame_rate=30))
+    assert "source.frame_rate" in line
+    assert "source.frame_rate_hz" in line
+    assert "config.yaml" in line
+
+
+def test_bad_value_is_shown(home, tmp_path):
+    line = refused("run", config(home, tmp_path, source__frame_rate_hz="fast"))
+    assert "frame_rate_hz" in line
+    assert "'fast'" in line
+
+
+def test_non_yaml(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: [b\nc: }")
+    assert "not YAML" in refused("run", path)
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "c.yaml" in refused("run", path)
+
+
+def test_image_of_the_wrong_size(home, tmp_path):
+    np.save(tmp_path / "small.npy", np.zeros((200, 8, 8, 3), np.uint8))
+    line = refused("calibrate", home / "model.onnx", tmp_path / "small.npy", "-o", tmp_path / "m.npz")
+    assert "(8, 8, 3)" in line
+    assert "(3, 16, 16)" in line
+
+
+def test_directory_without_frames_and_too_few_frames(home, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("calibrate", home / "model.onnx", tmp_path / "empty", "-o", tmp_path / "m.npz")
+    np.save(tmp_path / "few.npy", np.zeros((5, 3, 16, 16), np.float32))
+    assert "5 frames" in refused(
+        "calibrate", home / "model.onnx", tmp_path / "few.npy", "-o", tmp_path / "m.npz"
+    )
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_frames_with_nan_are_not_clean(home, tmp_path):
+    frames = np.load(home / "frames.npy")
+    frames[7, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", frames)
+    assert "frame 7" in refused(
+        "calibrate", home / "model.onnx", tmp_path / "nan.npy", "-o", tmp_path / "m.npz"
+    )
+
+
+def test_map_with_nan(home, tmp_path):
+    with np.load(home / "map.npz") as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    arrays["fmri.median"] = arrays["fmri.median"].copy()
+    arrays["fmri.median"][3] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    line = refused("check", tmp_path / "nan.npz")
+    assert "fmri.median[3] is nan" in line
+
+
+def test_output_that_cannot_be_written(home, tmp_path):
+    """A file in place of the folder stands for any folder that cannot be written, even for root."""
+    (tmp_path / "file").write_text("")
+    line = refused("calibrate", home / "model.onnx", home / "frames.npy", "-o", tmp_path / "file" / "m.npz")
+    assert "m.npz" in line
+    line = refused("run", config(home, tmp_path, sinks__recording={"folder": str(tmp_path / "file")}))
+    assert "file" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(home, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "m.npz" in refused(
+        "calibrate", home / "model.onnx", home / "frames.npy", "-o", tmp_path / "locked" / "m.npz"
+    )
+
+
+def test_recording_that_is_none(tmp_path):
+    (tmp_path / "x.mcap").write_bytes(b"nothing")
+    assert "x.mcap" in refused("replay", tmp_path / "x.mcap")
+    assert "y.mcap" in refused("replay", tmp_path / "y.mcap")
+
+
+def test_two_sources_or_none(home):
+    assert "FRAMES" in refused("calibrate", home / "model.onnx")

@@ -1,0 +1,168 @@
+"""Evidence: the kernel against its definition, and the calibrated promise -log p against fresh data."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_monitor.evidence import (
+    EVENT_GAP,
+    SMOOTHING,
+    EvidenceTracker,
+    event_peaks,
+    event_threshold,
+    fit_null,
+    surprise_of,
+)
+from edge_monitor.kernels import surprise
+from edge_monitor.region_map import EvidenceNull
+from edge_monitor.types import CHANNELS
+
+TAIL = np.geomspace(1.0, 0.005, 64)
+UPDATES = {"compiled": surprise.update, "python": getattr(surprise.update, "py_func", surprise.update)}
+
+
+def null(threshold=10.0, quantiles=(0.0, 1.0, 2.0)):
+    n = len(CHANNELS)
+    return EvidenceNull(
+        tail=np.array([1.0, 0.1, 0.01]),
+        quantiles=np.tile(quantiles, (n, 1)).astype(float),
+        excess=np.full(n, 0.5),
+        threshold=np.full(n, threshold),
+        alarms_per_hour=1.0,
+        held_out_alarms=0,
+        held_out_hours=0.0,
+    )
+
+
+scores = st.one_of(st.floats(-1, 8), st.sampled_from([0.0, 1.0, 2.0, np.nan, np.inf]))
+
+
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+@given(
+    history=st.lists(st.tuples(scores, scores, scores), min_size=1, max_size=25),
+    smoothing=st.sampled_from([SMOOTHING, 1.0]),
+    steps=st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=1, max_size=6),
+)
+def test_kernel_follows_its_definition(update, history, smoothing, steps):
+    """Rising quantiles with ties, one channel that never varied, one whose threshold is off."""
+    rising = np.concatenate([[0.0], np.cumsum(steps)])
+    tail = np.geomspace(1.0, 0.01, rising.size)
+    quantiles = np.stack([rising, rising + 0.5, np.full(rising.size, np.nan)])
+    excess, threshold = np.array([0.5, 2.0, np.nan]), np.array([7.0, np.nan, np.nan])
+    smooth, out, ratio = np.full(3, np.nan), np.empty(3), np.empty(3)
+    for t, row in enumerate(history):
+        if any(np.isinf(past).any() for past in history[:t]):
+            break  # what follows an infinite score has a test of its own
+        update(np.array(row), smoothing, tail, quantiles, excess, threshold, smooth, out, ratio)
+        for c in range(3):
+            past = [sample[c] for sample in history[: t + 1]]
+            expected = naive.surprise(past, smoothing, tail, quantiles[c], excess[c])
+            np.testing.assert_allclose((smooth[c], out[c]), expected, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(ratio[c], expected[1] / threshold[c], rtol=1e-9, atol=1e-9)
+
+
+def test_tied_quantiles_count_as_the_probability_of_this_score_or_more():
+    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update((1.0,) * 4)
+    np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
+
+
+def test_smoothing_restarts_after_a_missing_score_and_after_reset():
+    tracker = EvidenceTracker(null())
+    tracker.update((1.0, 1.0, 1.0, 1.0))
+    np.testing.assert_allclose(
+        tracker.update((2.0, None, 2.0, 2.0)).score, [1 + SMOOTHING, np.nan, 1 + SMOOTHING, 1 + SMOOTHING]
+    )
+    assert tracker.update((2.0, 5.0, 2.0, 2.0)).score[1] == 5.0
+    tracker.reset()
+    np.testing.assert_array_equal(tracker.update((3.0, 3.0, 3.0, 3.0)).score, 3.0)
+
+
+def test_an_infinite_score_alarms_and_is_forgotten():
+    tracker = EvidenceTracker(null())
+    assert np.isposinf(tracker.update((np.inf,) * 4).ratio).all()
+    for _ in range(2):
+        after = tracker.update((0.5,) * 4)
+    np.testing.assert_array_equal(after.score, 0.5)
+
+
+def test_a_channel_without_threshold_has_surprise_but_no_ratio():
+    evidence = EvidenceTracker(null(threshold=np.nan)).update((1.0,) * 4)
+    np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
+    assert np.isnan(evidence.ratio).all()
+
+
+def test_a_report_keeps_its_numbers():
+    tracker = EvidenceTracker(null())
+    first = tracker.update((1.0,) * 4)
+    tracker.update((9.0,) * 4)
+    np.testing.assert_array_equal(first.score, 1.0)
+    np.testing.assert_allclose(first.ratio, -np.log(0.1) / 10.0)
+
+
+@pytest.mark.parametrize("draw", ["standard_exponential", "standard_normal", "standard_cauchy"])
+def test_surprise_is_minus_log_p_on_fresh_data(draw):
+    """Within the calibrated quantiles, p(surprise > s) = exp(-s)."""
+    rng = np.random.default_rng(1)
+    quantiles, excess = fit_null(getattr(rng, draw)(100_000), TAIL)
+    fresh = surprise_of(getattr(rng, draw)(100_000), TAIL, quantiles, excess)
+    for s in (0.5, 1.0, 2.0, 4.0, 5.0):
+        assert np.mean(fresh > s) == pytest.approx(np.exp(-s), rel=0.2)
+
+
+def test_surprise_beyond_the_last_quantile_is_exact_for_an_exponential_tail():
+    rng = np.random.default_rng(2)
+    quantiles, excess = fit_null(rng.exponential(3.0, 1_000_000), TAIL)
+    assert excess == pytest.approx(3.0, rel=0.1)
+    assert surprise_of(np.array([45.0]), TAIL, quantiles, excess)[0] == pytest.approx(15.0, rel=0.1)
+
+
+def test_missing_scores_stay_missing_and_do_not_enter_the_fit():
+    clean = np.random.default_rng(3).normal(size=1000)
+    with_gaps = np.insert(clean, [10, 500], [np.nan, np.inf])
+    for a, b in zip(fit_null(clean, TAIL), fit_null(with_gaps, TAIL), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isnan(surprise_of(np.array([np.nan]), TAIL, *fit_null(clean, TAIL))[0])
+
+
+@pytest.mark.parametrize("clean", [[], [1.0], [2.0] * 50, [np.nan, 1.0]])
+def test_a_channel_that_never_varied_has_no_null(clean):
+    quantiles, excess = fit_null(np.array(clean), TAIL)
+    assert np.isnan(quantiles).all()
+    assert np.isnan(excess)
+
+
+def test_a_tail_without_spread_still_has_a_scale():
+    clean = np.repeat([0.0, 1.0], 500)
+    quantiles, excess = fit_null(clean, TAIL)
+    assert quantiles[-1] == 1.0
+    assert excess == pytest.approx(1e-3 * clean.std())
+
+
+@given(st.lists(st.one_of(st.floats(0, 50), st.just(np.nan)), max_size=3 * EVENT_GAP + 5))
+def test_one_peak_per_stretch(values):
+    stretches = [values[i : i + EVENT_GAP] for i in range(0, len(values), EVENT_GAP)]
+    known = [[v for v in stretch if not np.isnan(v)] for stretch in stretches]
+    expected = [max(stretch) for stretch in known if stretch]
+    np.testing.assert_array_equal(event_peaks(np.array(values)), expected)
+
+
+@pytest.mark.parametrize("budget", [0.25, 4.0])
+def test_threshold_keeps_its_budget_on_fresh_data(budget):
+    """Half an hour of calibration extrapolates to budgets it cannot count; 40 fresh hours do count."""
+    rate_hz, hours = 30.0, 40
+    rng = np.random.default_rng(4)
+    counts = []
+    for _ in range(8):
+        threshold = event_threshold(rng.exponential(size=int(1800 * rate_hz)), rate_hz, budget)
+        fresh = event_peaks(rng.exponential(size=int(hours * 3600 * rate_hz)))
+        counts.append(np.count_nonzero(fresh > threshold) / hours)
+    assert budget / 2.5 < np.mean(counts) < budget * 2.5
+
+
+def test_threshold_needs_data():
+    assert np.isnan(event_threshold(np.full(500, np.nan), 30.0, 1.0))
+    assert event_threshold(np.full(500, 2.0), 30.0, 1.0) > 2.0

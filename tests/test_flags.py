@@ -1,0 +1,444 @@
+"""The table of flags and their life cycle."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import edge_monitor
+from edge_monitor.flags import (
+    AGING_NS,
+    COUNTER_FAILED,
+    COUNTER_PASSED,
+    FLAGS,
+    STORAGE_NS,
+    Findings,
+    FlagTracker,
+    Limits,
+    locate,
+)
+from edge_monitor.types import (
+    BANDS,
+    CHANNELS,
+    BandPowers,
+    Evidence,
+    FlagStatus,
+    HealthState,
+    ProbeEvent,
+    RegionScores,
+    StatRow,
+    TapSpec,
+    Vitals,
+)
+
+SECOND = 10**9
+PERIOD_NS = SECOND / 30
+TAPS = (TapSpec("image", (3, 8, 8), (3, 2, 2)), TapSpec("relu_1", (4, 8, 8), (2, 2, 2)))
+LIMITS = Limits(rate_hz=30.0, deadline_ns=33_000_000, silence_ns=SECOND // 2, repeats_by_nature=False)
+INACTIVE, PENDING, CONFIRMED, HEALED = FlagStatus
+CODES = [row.code for row in FLAGS]
+
+
+def vitals(**changes):
+    clean = Vitals(
+        missing=0,
+        repeated=0,
+        stale=0,
+        nonfinite=0,
+        rate_hz=30.0,
+        latency_ns=5_000_000,
+        silence_ns=0,
+        entropy=None,
+        confidence=None,
+    )
+    return msgspec.structs.replace(clean, **changes)
+
+
+def frame(*, tap_nonfinite=0, latency_ns=5_000_000, limits=LIMITS, ratios=None, views=None, **changes):
+    """Findings at a frame, clean unless told; ``ratios``: evidence per channel, ``changes``: vitals."""
+    row = StatRow(0, 0, latency_ns, np.ones(2), np.array([0, tap_nonfinite]), 0)
+    ratio = np.array([(ratios or {}).get(channel, 0.1) for channel in CHANNELS])
+    evidence = Evidence(ratio * 3, ratio * 10, ratio)
+    return Findings(limits, TAPS, vitals(**changes), row=row, evidence=evidence, **(views or {}))
+
+
+def tick(silence_ns=0, event=None):
+    return Findings(LIMITS, TAPS, vitals(silence_ns=silence_ns), event=event)
+
+
+def told(code):
+    return tick(event=ProbeEvent(0, code, f"detail of {code}"))
+
+
+RAISERS = {
+    "NON_FINITE": frame(tap_nonfinite=3, nonfinite=3),
+    "INPUT_FROZEN": frame(repeated=1),
+    "ACTIVATIONS_STALE": frame(stale=1),
+    "NO_FRAMES": tick(silence_ns=SECOND),
+    "RATE_LOW": frame(rate_hz=20.0),
+    "LATENCY_HIGH": frame(latency_ns=50_000_000),
+    "INPUT_ABNORMAL": frame(ratios={"input": 1.5}),
+    "REGION_ABNORMAL": frame(ratios={"spatial": 1.5}),
+    "RHYTHM_ABNORMAL": frame(ratios={"temporal": 1.5}),
+    "OUTPUT_ABNORMAL": frame(ratios={"output": 1.5}),
+    "PROBE_DETACHED": told("PROBE_DETACHED"),
+    "ANSWER_CHANGED": told("ANSWER_CHANGED"),
+    "SELF_TEST_FAILED": told("SELF_TEST_FAILED"),
+}
+CLEAN = frame()
+
+
+class Drive:
+    """A tracker fed at 30 frames/s, and the transitions it told with their times in seconds."""
+
+    def __init__(self, *, past_grace=True):
+        self.tracker = FlagTracker()
+        self.frames = 0
+        self.story = []
+        if past_grace:
+            self.feed(CLEAN, 61)
+            self.frames = 61
+
+    def feed(self, findings, n=1):
+        for _ in range(n):
+            t_ns = int(self.frames * PERIOD_NS)
+            for transition in self.tracker.update(self.frames, t_ns, findings):
+                assert (transition.frame, transition.t_ns) == (self.frames, t_ns)
+                when = round(t_ns / SECOND, 2)
+                self.story.append((when, transition.code, transition.before, transition.after))
+            self.frames += 1
+        return self
+
+    def flag(self, code):
+        return self.tracker.states[CODES.index(code)]
+
+    def standing(self):
+        return {flag.code for flag in self.tracker.states if flag.status is CONFIRMED}
+
+
+# The table.
+
+
+def test_codes_are_unique_and_fit_the_health_page():
+    assert len(set(CODES)) == len(CODES) <= 64
+    for code in CODES:
+        assert re.fullmatch(r"[A-Z][A-Z_]{2,31}", code)
+
+
+@pytest.mark.parametrize("row", FLAGS, ids=CODES)
+def test_a_row_is_sane(row):
+    assert row.name
+    assert row.name == row.name.lower()
+    assert row.text[0].isupper()
+    assert row.text.endswith(".")
+    assert row.severity in {HealthState.WARN, HealthState.STALE, HealthState.FAIL}
+    assert 1 <= row.up <= 255
+    assert 1 <= row.down <= 255
+    assert row.grace_s >= 0
+    assert row.budget_ms > 0
+
+
+def test_every_row_can_be_raised_and_nothing_else_is():
+    assert RAISERS.keys() == set(CODES)
+
+
+@pytest.mark.parametrize("row", FLAGS, ids=CODES)
+def test_a_row_is_raised_alone_within_its_budget_and_says_why(row):
+    drive = Drive()
+    frames = 0
+    while not drive.standing():
+        drive.feed(RAISERS[row.code])
+        frames += 1
+    assert drive.standing() == {row.code}
+    assert frames * PERIOD_NS <= row.budget_ms * 1e6
+    assert drive.flag(row.code).cause
+    assert all(isinstance(value, float) for value in drive.flag(row.code).values.values())
+    assert drive.story[-1][1:] == (row.code, "inactive", "confirmed")
+
+
+def test_every_event_of_the_probe_has_a_row():
+    source = (Path(edge_monitor.__file__).parent / "probe.py").read_text(encoding="utf-8")
+    emitted = set(re.findall(r'_emit\(\s*"(\w+)"', source))
+    assert {"PROBE_DETACHED", "ANSWER_CHANGED", "SELF_TEST_FAILED"} <= emitted <= set(CODES)
+
+
+def test_clean_frames_raise_nothing():
+    drive = Drive(past_grace=False).feed(CLEAN, 300)
+    assert drive.story == []
+    assert {flag.status for flag in drive.tracker.states} == {INACTIVE}
+
+
+# Tests of single rows.
+
+
+def test_two_repeats_confirm_a_frozen_input():
+    drive = Drive().feed(frame(repeated=1))
+    assert drive.flag("INPUT_FROZEN").status is PENDING
+    assert drive.feed(frame(repeated=2)).standing() == {"INPUT_FROZEN"}
+
+
+def test_a_source_that_repeats_by_nature_is_never_frozen():
+    limits = msgspec.structs.replace(LIMITS, repeats_by_nature=True)
+    assert Drive().feed(frame(repeated=9, limits=limits), 300).standing() == set()
+
+
+def test_a_repeated_input_says_nothing_about_activations():
+    drive = Drive().feed(frame(stale=1)).feed(frame(repeated=1, stale=1), 5)
+    assert drive.flag("ACTIVATIONS_STALE").counter == 64
+
+
+@pytest.mark.parametrize(
+    ("findings", "code", "failed"),
+    [
+        (frame(rate_hz=24.0), "RATE_LOW", False),
+        (frame(rate_hz=23.9), "RATE_LOW", True),
+        (frame(rate_hz=None), "RATE_LOW", None),
+        (frame(latency_ns=33_000_000), "LATENCY_HIGH", False),
+        (frame(latency_ns=33_000_001), "LATENCY_HIGH", True),
+        (tick(silence_ns=SECOND // 2), "NO_FRAMES", None),
+        (tick(silence_ns=SECOND // 2 + 1), "NO_FRAMES", True),
+        (CLEAN, "NO_FRAMES", False),
+        (frame(ratios={"input": 0.79}), "INPUT_ABNORMAL", False),
+        (frame(ratios={"input": 0.8}), "INPUT_ABNORMAL", None),
+        (frame(ratios={"input": 0.99}), "INPUT_ABNORMAL", None),
+        (frame(ratios={"input": 1.0}), "INPUT_ABNORMAL", True),
+        (frame(ratios={"input": np.inf}), "INPUT_ABNORMAL", True),
+        (frame(ratios={"input": np.nan}), "INPUT_ABNORMAL", None),
+        (told("ANSWER_CHANGED"), "PROBE_DETACHED", None),
+        (CLEAN, "PROBE_DETACHED", False),
+    ],
+)
+def test_a_verdict(findings, code, failed):
+    assert FLAGS[CODES.index(code)].test(findings).failed is failed
+
+
+@pytest.mark.parametrize("row", FLAGS, ids=CODES)
+def test_without_frames_or_findings_nothing_is_learned(row):
+    assert row.test(Findings(LIMITS, TAPS, None)).failed is None
+
+
+def test_silence_comes_and_goes_at_once():
+    drive = Drive().feed(tick(silence_ns=SECOND)).feed(tick(silence_ns=2 * SECOND))
+    assert drive.standing() == {"NO_FRAMES"}
+    assert drive.flag("NO_FRAMES").values == {"silence_s": 2.0}
+    assert drive.feed(CLEAN).standing() == set()
+    assert [step[2:] for step in drive.story] == [("inactive", "confirmed"), ("confirmed", "healed")]
+
+
+def abnormal(channel, **views):
+    return frame(ratios={channel: 2.0}, views=views)
+
+
+def regions(worst, z_worst):
+    z = np.zeros(12 + 8)
+    z[worst], z[0] = z_worst, np.nan
+    return RegionScores(z, z, np.zeros(2), worst, None, None, None)
+
+
+def bands(tap, band):
+    z = np.full((2, 5), np.nan)
+    z[0, 0], z[tap, BANDS.index(band)] = 1.0, -7.0
+    return BandPowers(z, z, np.zeros(2, np.int64), np.zeros(2, np.int64), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "findings", "words"),
+    [
+        ("NON_FINITE", RAISERS["NON_FINITE"], "NaN or Inf in relu_1"),
+        ("NON_FINITE", frame(nonfinite=3), "NaN or Inf in output"),
+        ("INPUT_ABNORMAL", abnormal("input"), "the picture is unusual"),
+        ("INPUT_ABNORMAL", abnormal("input", regions=regions(3, -9.0)), "is darker or flatter than"),
+        ("INPUT_ABNORMAL", abnormal("input", regions=regions(3, 9.0)), "is brighter or busier than"),
+        ("REGION_ABNORMAL", abnormal("spatial"), "layer densities are unusual"),
+        ("REGION_ABNORMAL", abnormal("spatial", regions=regions(17, 9.0)), "density of relu_1 [1, 0, 1]"),
+        ("RHYTHM_ABNORMAL", abnormal("temporal"), "band powers are unusual"),
+        ("RHYTHM_ABNORMAL", abnormal("temporal", bands=bands(1, "gamma")), "gamma power of relu_1"),
+        ("OUTPUT_ABNORMAL", abnormal("output"), "the model is unsure"),
+        ("OUTPUT_ABNORMAL", frame(ratios={"output": 2.0}, entropy=1.25), "entropy 1.25 nats"),
+        ("PROBE_DETACHED", RAISERS["PROBE_DETACHED"], "detail of PROBE_DETACHED"),
+    ],
+)
+def test_a_cause_says_what_and_where(code, findings, words):
+    verdict = FLAGS[CODES.index(code)].test(findings)
+    assert verdict.failed
+    assert words in verdict.cause
+
+
+def test_locate_names_every_voxel_once():
+    places = [locate(TAPS, voxel) for voxel in range(20)]
+    expected = [
+        (tap, (g, y, x))
+        for tap in TAPS
+        for g in range(tap.grid[0])
+        for y in range(tap.grid[1])
+        for x in range(tap.grid[2])
+    ]
+    assert places == expected
+    with pytest.raises(IndexError):
+        locate(TAPS, 20)
+
+
+# The life cycle, on a row that counts 16 up and 8 down.
+
+FAILED, PASSED, UNKNOWN = (frame(ratios={"input": ratio}) for ratio in (1.5, 0.1, np.nan))
+
+
+def after(history):
+    """Drive after a history of failed (F) and passed (P) tests."""
+    drive = Drive()
+    for letter in history:
+        drive.feed(FAILED if letter == "F" else PASSED)
+    return drive
+
+
+@pytest.mark.parametrize(
+    ("history", "before", "failed", "passed"),
+    [
+        ("", (INACTIVE, -128), (PENDING, 16), (INACTIVE, -128)),
+        ("F", (PENDING, 16), (PENDING, 32), (PENDING, 8)),
+        ("F" + 17 * "P", (PENDING, -120), (PENDING, 16), (INACTIVE, -128)),
+        (7 * "F", (PENDING, 112), (CONFIRMED, 127), (PENDING, 104)),
+        (8 * "F", (CONFIRMED, 127), (CONFIRMED, 127), (CONFIRMED, 119)),
+        (8 * "F" + 16 * "P", (CONFIRMED, -1), (CONFIRMED, 16), (CONFIRMED, -9)),
+        (8 * "F" + 31 * "P", (CONFIRMED, -121), (CONFIRMED, 16), (HEALED, -128)),
+        (8 * "F" + 32 * "P", (HEALED, -128), (HEALED, 16), (HEALED, -128)),
+        (8 * "F" + 32 * "P" + 7 * "F", (HEALED, 112), (CONFIRMED, 127), (HEALED, 104)),
+    ],
+)
+def test_life_cycle(history, before, failed, passed):
+    flag = after(history).flag("INPUT_ABNORMAL")
+    assert (flag.status, flag.counter) == before
+    for findings, expected in ((FAILED, failed), (PASSED, passed), (UNKNOWN, before)):
+        flag = after(history).feed(findings).flag("INPUT_ABNORMAL")
+        assert (flag.status, flag.counter) == expected
+
+
+@given(st.lists(st.sampled_from([FAILED, FAILED, PASSED, UNKNOWN]), max_size=120))
+def test_life_cycle_invariants(sequence):
+    drive, entries = Drive(), 0
+    for findings in sequence:
+        old = drive.flag("INPUT_ABNORMAL")
+        new = drive.feed(findings).flag("INPUT_ABNORMAL")
+        entries += new.status is CONFIRMED and old.status is not CONFIRMED
+        assert COUNTER_PASSED <= new.counter <= COUNTER_FAILED
+        assert new.occurrences == entries
+        if findings is UNKNOWN:
+            assert new == old
+        if new.status is old.status:
+            assert new.since_ns == old.since_ns
+        else:
+            assert new.since_ns == int((drive.frames - 1) * PERIOD_NS)
+            assert new.status is not CONFIRMED or new.counter == COUNTER_FAILED
+            assert old.status is not CONFIRMED or (new.status, new.counter) == (HEALED, COUNTER_PASSED)
+        if new.status is INACTIVE:
+            assert new.counter == COUNTER_PASSED
+
+
+@pytest.mark.parametrize("code", ["NON_FINITE", "PROBE_DETACHED", "ANSWER_CHANGED", "SELF_TEST_FAILED"])
+def test_guards_confirm_at_once_and_latch_until_released(code):
+    drive = Drive().feed(RAISERS[code])
+    assert drive.standing() == {code}
+    assert drive.feed(CLEAN, 900).standing() == {code}
+    assert drive.flag(code).counter == COUNTER_FAILED
+    drive.tracker.release(code)
+    assert drive.feed(tick(), 900).standing() == {code}  # no frame, no evidence that it is over
+    assert drive.feed(CLEAN, 32).standing() == set()
+    assert drive.flag(code).status is HEALED
+    assert drive.feed(RAISERS[code]).feed(CLEAN, 900).standing() == {code}  # latched anew
+
+
+def test_a_fault_after_the_release_latches_again():
+    drive = Drive().feed(RAISERS["NON_FINITE"])
+    drive.tracker.release("NON_FINITE")
+    assert drive.feed(CLEAN, 10).feed(RAISERS["NON_FINITE"]).feed(CLEAN, 900).standing() == {"NON_FINITE"}
+
+
+def test_a_release_in_advance_releases_nothing():
+    drive = Drive()
+    drive.tracker.release("NON_FINITE")
+    assert drive.feed(RAISERS["NON_FINITE"]).feed(CLEAN, 900).standing() == {"NON_FINITE"}
+
+
+def test_there_is_no_flag_of_that_name():
+    with pytest.raises(KeyError):
+        FlagTracker().release("NO_SUCH_FLAG")
+
+
+def test_grace_holds_back_evidence_but_no_guard():
+    """Grace starts at the first frame, not at the first tick."""
+    drive = Drive(past_grace=False).feed(tick(), 300).feed(FAILED, 60)
+    assert drive.standing() == set()
+    assert drive.flag("INPUT_ABNORMAL").counter == COUNTER_PASSED
+    assert drive.feed(FAILED, 8).standing() == {"INPUT_ABNORMAL"}
+    at_once = Drive(past_grace=False).feed(RAISERS["NON_FINITE"]).feed(frame(repeated=1), 2)
+    assert at_once.standing() == {"NON_FINITE", "INPUT_FROZEN"}
+
+
+def test_reset_clears_flags_releases_and_grace():
+    drive = Drive().feed(RAISERS["NON_FINITE"]).feed(FAILED, 8)
+    drive.tracker.release("NON_FINITE")
+    drive.tracker.reset()
+    assert drive.feed(FAILED, 59).standing() == set()
+    assert drive.tracker.states == FlagTracker().states
+
+
+def test_a_healed_flag_ages_unless_its_fault_is_back():
+    drive = after(8 * "F" + 32 * "P")
+    drive.frames += int(AGING_NS / PERIOD_NS) - 5
+    drive.feed(FAILED, 10)
+    assert drive.flag("INPUT_ABNORMAL").status is CONFIRMED
+    drive = after(8 * "F" + 32 * "P")
+    drive.frames += int(AGING_NS / PERIOD_NS) + 2
+    flag = drive.feed(UNKNOWN).flag("INPUT_ABNORMAL")
+    assert (flag.status, flag.cause, flag.values, flag.occurrences) == (INACTIVE, "", {}, 1)
+
+
+# What leaves the device.
+
+
+def test_second_by_second():
+    """A camera freezes three times; the second is too soon to be told, the third is told when it may."""
+    drive = Drive(past_grace=False)
+    for clean, frozen in ((300, 60), (60, 60), (90, 90)):
+        drive.feed(CLEAN, clean)
+        for repeat in range(frozen):
+            drive.feed(frame(repeated=repeat + 1))
+    drive.feed(CLEAN, 30)
+    assert drive.story == [
+        (10.03, "INPUT_FROZEN", "inactive", "confirmed"),  # frames 300 and 301 repeat
+        (12.5, "INPUT_FROZEN", "confirmed", "healed"),  # 16 new pictures from frame 360 on
+        # frames 420-479: within 10 s of the first one, so not told
+        (20.03, "INPUT_FROZEN", "healed", "confirmed"),  # frozen since 19 s, told now
+        (22.5, "INPUT_FROZEN", "confirmed", "healed"),
+    ]
+    assert drive.flag("INPUT_FROZEN").occurrences == 3
+    drive.frames += int(AGING_NS / PERIOD_NS)
+    drive.feed(CLEAN)
+    assert drive.story[-1][1:] == ("INPUT_FROZEN", "healed", "inactive")
+
+
+@given(st.lists(st.tuples(st.sampled_from([FAILED, PASSED]), st.integers(1, 100)), max_size=20))
+def test_at_most_one_pair_in_ten_seconds(phases):
+    drive = Drive()
+    for findings, frames in phases:
+        drive.feed(findings, frames)
+    opened = [when for when, _, _, after in drive.story if after == "confirmed"]
+    assert all(b - a >= STORAGE_NS / SECOND - 0.01 for a, b in pairwise(opened))
+    steps = [(before, after) for _, _, before, after in drive.story]
+    assert all(a[1] == b[0] for a, b in pairwise(steps))
+    assert drive.flag("INPUT_ABNORMAL").occurrences >= len(opened)
+    drive.feed(FAILED, 8)
+    drive.frames += int(STORAGE_NS / PERIOD_NS)
+    drive.feed(FAILED)
+    assert drive.story[-1][3] == "confirmed"  # whatever was held back is told in the end
+
+
+def test_pending_is_nobodys_business():
+    assert Drive().feed(FAILED, 7).feed(PASSED, 60).story == []

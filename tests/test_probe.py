@@ -1,0 +1,647 @@
+"""The probe is a drop-in: same answers, same errors, and nothing of its own ever reaches the caller."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+
+import models
+import msgspec
+import naive
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from maps import minimal_map, with_golden
+from onnx import TensorProto, helper
+
+from edge_monitor.errors import InputError, MapError, ModelError
+from edge_monitor.kernels.output import summarize_output
+from edge_monitor.probe import Probe
+from edge_monitor.taps.certificate import Certificate
+from edge_monitor.taps.onnx import TappedSession
+from edge_monitor.taps.output import OutputSummarizer
+from edge_monitor.types import OutputSummary
+
+DATA = Path(os.environ.get("EDGE_MONITOR_DATA", Path(__file__).parents[2] / "shared" / "data"))
+RESNET8 = DATA / "mlperf_tiny" / "resnet8_float.onnx"
+CIFAR10 = DATA / "cifar10_test_500.npz"
+
+
+class Recorder:
+    """Takes rows and events; raises when told to."""
+
+    def __init__(self):
+        self.rows, self.events, self.fail_row, self.fail_event = [], [], False, False
+
+    def on_row(self, row):
+        if self.fail_row:
+            raise RuntimeError("row refused")
+        self.rows.append(row)
+
+    def on_event(self, event):
+        self.events.append(event)
+        if self.fail_event:
+            raise RuntimeError("event refused")
+
+    @property
+    def codes(self):
+        return [event.code for event in self.events]
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+def frames(n=6, shape=(1, 3, 16, 16), seed=0):
+    return np.random.default_rng(seed).standard_normal((n, *shape), np.float32)
+
+
+def threads(n):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n
+    return options
+
+
+def session_of(data):
+    return onnxruntime.InferenceSession(data, threads(1))
+
+
+def probe_of(recorder, data=None, **options):
+    data = models.cnn() if data is None else data
+    options = {"sess_options": threads(1)} | options
+    return Probe.onnx(data, on_row=recorder.on_row, on_event=recorder.on_event, **options)
+
+
+def wrapped(recorder, data=None, **options):
+    data = models.cnn() if data is None else data
+    session = onnxruntime.InferenceSession(data, options.get("sess_options", threads(1)))
+    return Probe.wrap(session, model=data, on_row=recorder.on_row, on_event=recorder.on_event, **options)
+
+
+both_ways = pytest.mark.parametrize("make", [probe_of, wrapped], ids=["onnx", "wrap"])
+
+
+@both_ways
+def test_answers_are_the_untapped_models(make, recorder):
+    data = models.cnn()
+    plain = session_of(data)
+    probe = make(recorder)
+    for frame in frames():
+        (found,) = probe.run(None, {"input": frame})
+        (expected,) = plain.run(None, {"input": frame})
+        np.testing.assert_array_equal(found, expected)
+        assert found.flags.writeable
+    assert len(recorder.rows) == 6
+    assert probe.certificate == Certificate(max_difference=0.0, tolerance=1e-5, frames=4, passed=True)
+
+
+def test_row_holds_what_the_frame_gave(recorder):
+    data = models.cnn()
+    probe = probe_of(recorder, data, taps=["clip2", "relu3"])
+    assert [tap.name for tap in probe.taps] == ["input", "clip2", "relu3"]
+    plain = session_of(data)
+    for number, frame in enumerate(frames(3)):
+        probe.note(t_capture_ns=1000 + number, speed_mps=np.float32(2.5), gear=3, exposure=None)
+        probe.run(None, {"input": frame})
+        row = recorder.rows[-1]
+        probabilities = plain.run(None, {"input": frame})[0].ravel().astype(float)
+        assert row.frame == number
+        assert row.t_capture_ns == 1000 + number
+        assert row.context == {"speed_mps": 2.5, "gear": 3.0}
+        assert all(type(value) is float for value in row.context.values())
+        assert row.latency_ns > 0
+        assert row.signals[0] == pytest.approx(np.abs(frame).mean(), rel=1e-6)
+        assert row.spatial.taps.all()
+        assert row.output.top1 == probabilities.argmax()
+        assert row.output.confidence == pytest.approx(probabilities.max(), rel=1e-6)
+        assert row.output.entropy == pytest.approx(-(probabilities * np.log(probabilities)).sum(), rel=1e-6)
+    first, second, third = recorder.rows
+    assert first.t_ns < second.t_ns - second.latency_ns < second.t_ns < third.t_ns
+    assert len({row.fingerprint for row in recorder.rows}) == 3
+
+
+def test_note_belongs_to_one_call(recorder):
+    probe = probe_of(recorder)
+    frame = frames(1)[0]
+    probe.note(7, speed_mps=1.0)
+    probe.run(None, {"input": np.concatenate([frame, frame])})  # not observed, but its note is used up
+    probe.run(None, {"input": frame})
+    assert recorder.rows[0].t_capture_ns is None
+    assert recorder.rows[0].context == {}
+
+
+@both_ways
+def test_later_runs_leave_earlier_answers_alone(make, recorder):
+    probe = make(recorder)
+    first, second = frames(2)
+    (answer,) = probe.run(None, {"input": first})
+    kept = answer.copy()
+    row = recorder.rows[0]
+    signals, voxels = row.signals.copy(), row.spatial.voxels.copy()
+    (other,) = probe.run(None, {"input": second})
+    np.testing.assert_array_equal(answer, kept)
+    assert not np.shares_memory(answer, other)
+    assert not np.array_equal(answer, other)
+    np.testing.assert_array_equal(row.signals, signals)
+    np.testing.assert_array_equal(row.spatial.voxels, voxels)
+
+
+@both_ways
+def test_looks_like_the_untapped_session(make, recorder):
+    data = models.two_inputs()
+    plain, probe = session_of(data), make(recorder, data)
+    assert [o.name for o in probe.get_outputs()] == [o.name for o in plain.get_outputs()]
+    assert [o.shape for o in probe.get_outputs()] == [o.shape for o in plain.get_outputs()]
+    assert [i.name for i in probe.get_inputs()] == ["state", "image"]
+    assert probe.get_providers() == plain.get_providers()
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        probe.no_such_thing  # noqa: B018
+    feed = {"state": frames(1, (1, 4))[0], "image": frames(1, (1, 3, 12, 12))[0]}
+    for names in (None, [], ["winner"], ["winner", "answer"]):
+        for found, expected in zip(probe.run(names, feed), plain.run(names, feed), strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+    assert len(recorder.rows) == 4
+    assert recorder.rows[0].output.confidence is None  # logits are no probabilities
+
+
+@both_ways
+def test_other_ways_to_run_are_delegated(make, recorder):
+    # Two threads: running in the background needs a thread pool.
+    probe, frame = make(recorder, sess_options=threads(2)), frames(1)[0]
+    (expected,) = session_of(models.cnn()).run(None, {"input": frame})
+    values = {"input": onnxruntime.OrtValue.ortvalue_from_numpy(frame)}
+    (value,) = probe.run_with_ort_values(None, values)
+    np.testing.assert_array_equal(value.numpy(), expected)
+    binding = probe.io_binding()
+    binding.bind_cpu_input("input", frame)
+    binding.bind_output("probabilities")
+    probe.run_with_iobinding(binding)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], expected)
+    done, answers = threading.Event(), []
+
+    def take(outputs, user_data, error):
+        answers.append((outputs, user_data, error))
+        done.set()
+
+    probe.run_async(None, {"input": frame}, take, "mine")
+    assert done.wait(10)
+    (outputs, user_data, error) = answers[0]
+    assert (len(outputs), user_data, error) == (1, "mine", "")
+    np.testing.assert_array_equal(outputs[0], expected)
+    assert recorder.rows == []
+    assert probe.attached
+
+
+def test_calls_that_cannot_be_observed_pass_through_and_count(recorder):
+    data = models.cnn()
+    plain, probe = session_of(data), probe_of(recorder, data)
+    frame = frames(1)[0]
+    batch = np.concatenate([frame, 2 * frame])
+    np.testing.assert_array_equal(probe.run(None, {"input": batch})[0], plain.run(None, {"input": batch})[0])
+    probe.run(None, {"input": frame}, onnxruntime.RunOptions())
+    probe.run(None, {"input": frame.tolist()})
+    assert probe.unobserved == 3
+    assert recorder.rows == []
+    probe.run(None, {"input": frame})
+    assert recorder.rows[0].frame == 3  # frames that passed unseen are missing frames
+    assert probe.attached
+
+
+def test_any_memory_layout_is_taken(recorder):
+    data = models.cnn()
+    plain, probe = session_of(data), probe_of(recorder, data)
+    frame = frames(1)[0]
+    read_only = frame.copy()
+    read_only.flags.writeable = False
+    channels_last = np.ascontiguousarray(frame.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    reversed_rows = frame[:, :, ::-1]
+    for layout in (read_only, channels_last, reversed_rows):
+        (expected,) = plain.run(None, {"input": np.ascontiguousarray(layout)})
+        np.testing.assert_array_equal(probe.run(None, {"input": layout})[0], expected)
+    assert len(recorder.rows) == 3
+    assert recorder.rows[1].fingerprint == recorder.rows[0].fingerprint != recorder.rows[2].fingerprint
+
+
+def text_of(error):
+    return re.sub("0x[0-9a-f]+", "address", str(error))
+
+
+BAD_CALLS = {
+    "no feed": (None, None),
+    "missing input": (None, {}),
+    "unknown input": (None, {"image": np.zeros((1, 3, 16, 16), np.float32)}),
+    "one input too many": (None, {"input": np.zeros((1, 3, 16, 16), np.float32), "x": np.zeros(1)}),
+    "wrong shape": (None, {"input": np.zeros((1, 3, 8, 16), np.float32)}),
+    "wrong rank": (None, {"input": np.zeros((3, 16, 16), np.float32)}),
+    "wrong dtype": (None, {"input": np.zeros((1, 3, 16, 16), np.float64)}),
+    "no array": (None, {"input": "picture"}),
+    "unknown output": (["nothing"], {"input": np.zeros((1, 3, 16, 16), np.float32)}),
+    "outputs no list": (5, {"input": np.zeros((1, 3, 16, 16), np.float32)}),
+}
+
+
+@both_ways
+@pytest.mark.parametrize("call", BAD_CALLS)
+def test_errors_of_the_model_reach_the_caller_as_they_are(make, call, recorder):
+    plain, probe = session_of(models.cnn()), make(recorder)
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        plain.run(*BAD_CALLS[call])
+    with pytest.raises(Exception) as found:  # noqa: PT011
+        probe.run(*BAD_CALLS[call])
+    assert type(found.value) is type(expected.value)
+    assert text_of(found.value) == text_of(expected.value)
+    assert found.value.__context__ is None
+    assert (probe.attached, probe.errors, recorder.events) == (True, 0, [])
+    probe.run(None, {"input": frames(1)[0]})
+    assert len(recorder.rows) == 1
+
+
+def failing_gather():
+    """Model whose second input may be out of range: an error that only shows while it runs."""
+    nodes = [
+        helper.make_node("Relu", ["input"], ["relu"]),
+        helper.make_node("Gather", ["relu", "index"], ["output"], axis=1),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 6]),
+        helper.make_tensor_value_info("index", TensorProto.INT64, [2]),
+    ]
+    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 2])]
+    graph = helper.make_graph(nodes, "net", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+@both_ways
+def test_errors_inside_the_running_model_reach_the_caller_as_they_are(make, recorder):
+    data = failing_gather()
+    plain, probe = session_of(data), make(recorder, data)
+    feed = {"input": frames(1, (1, 6))[0], "index": np.array([0, 99])}
+    with pytest.raises(Exception, match="out of data bounds") as expected:
+        plain.run(None, feed)
+    with pytest.raises(Exception, match="out of data bounds") as found:
+        probe.run(None, feed)
+    assert type(found.value) is type(expected.value)
+    assert str(found.value) == str(expected.value)
+    assert found.value.__context__ is None
+    assert (probe.attached, probe.errors, probe.unobserved) == (True, 0, 1)
+    feed["index"] = np.array([5, 0])
+    np.testing.assert_array_equal(probe.run(None, feed)[0], plain.run(None, feed)[0])
+    assert len(recorder.rows) == 1
+
+
+def fail(*_args, **_kwargs):
+    raise RuntimeError("injected\nsecond line")
+
+
+def break_reducer(probe, monkeypatch):
+    monkeypatch.setattr(probe._tapped._reducer, "reduce", fail)
+
+
+def break_input(probe, monkeypatch):
+    monkeypatch.setattr(probe._tapped._reducer, "load_input", fail)
+
+
+def break_binding(probe, monkeypatch):
+    monkeypatch.setattr(probe._tapped._binding, "bind_cpu_input", fail)
+
+
+def break_bound_run(probe, monkeypatch):
+    monkeypatch.setattr(probe._tapped.session, "run_with_iobinding", fail)
+
+
+def break_outputs(probe, monkeypatch):
+    monkeypatch.setattr(probe._tapped._binding, "get_outputs_as_ortvaluevector", fail)
+
+
+def break_summary(probe, monkeypatch):
+    monkeypatch.setattr(probe._summarizer, "summarize", fail)
+
+
+def break_row(probe, monkeypatch):
+    monkeypatch.setattr(probe, "_on_row", fail)
+
+
+def break_context(probe, monkeypatch):
+    probe.note(speed_mps="fast")
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        break_reducer,
+        break_input,
+        break_binding,
+        break_bound_run,
+        break_outputs,
+        break_summary,
+        break_row,
+        break_context,
+    ],
+)
+def test_errors_of_the_probe_never_reach_the_caller(make, break_it, recorder, monkeypatch):
+    plain, probe = session_of(models.cnn()), make(recorder)
+    first, second, third = frames(3)
+    probe.run(None, {"input": first})
+    break_it(probe, monkeypatch)
+    np.testing.assert_array_equal(
+        probe.run(None, {"input": second})[0], plain.run(None, {"input": second})[0]
+    )
+    assert (probe.attached, probe.errors) == (False, 1)
+    # An answer that is in hand already is not computed a second time.
+    assert probe.unobserved == (break_it in (break_binding, break_bound_run, break_outputs))
+    expected = "ValueError: could not convert" if break_it is break_context else "RuntimeError: injected"
+    assert probe.detach_reason.startswith(expected)
+    assert "\n" not in probe.detach_reason
+    assert recorder.codes == ["PROBE_DETACHED"]
+    assert recorder.events[0].detail == probe.detach_reason
+    np.testing.assert_array_equal(probe.run(None, {"input": third})[0], plain.run(None, {"input": third})[0])
+    assert len(recorder.rows) == 1
+    assert probe.errors == 1
+
+
+def test_event_callback_that_fails_is_counted_and_goes_no_further(recorder):
+    probe = probe_of(recorder)
+    recorder.fail_row = recorder.fail_event = True
+    (answer,) = probe.run(None, {"input": frames(1)[0]})
+    assert answer.shape == (1, 5)
+    assert (probe.attached, probe.errors) == (False, 2)
+    assert probe.detach_reason == "RuntimeError: row refused"
+
+
+def test_exception_that_cannot_be_printed_is_survived(recorder):
+    class Unprintable(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def refuse(_row):
+        raise Unprintable
+
+    probe = Probe.onnx(models.cnn(), on_row=refuse, on_event=recorder.on_event)
+    probe.run(None, {"input": frames(1)[0]})
+    assert not probe.attached
+    assert "Unprintable" in probe.detach_reason
+
+
+def test_probe_without_event_callback(monkeypatch):
+    rows = []
+    probe = Probe.onnx(models.cnn(), on_row=rows.append)
+    break_reducer(probe, monkeypatch)
+    probe.run(None, {"input": frames(1)[0]})
+    assert (probe.attached, probe.errors, rows) == (False, 1, [])
+
+
+@both_ways
+def test_failure_while_attaching_leaves_the_model_serving(make, recorder, monkeypatch):
+    monkeypatch.setattr("edge_monitor.probe.TappedSession", fail)
+    probe = make(recorder)
+    assert (probe.attached, probe.errors, probe.taps, probe.certificate) == (False, 1, (), None)
+    assert recorder.codes == ["PROBE_DETACHED"]
+    (answer,) = probe.run(None, {"input": frames(1)[0]})
+    np.testing.assert_array_equal(answer, session_of(models.cnn()).run(None, {"input": frames(1)[0]})[0])
+    assert [output.name for output in probe.get_outputs()] == ["probabilities"]
+
+
+def test_threads_neither_wait_nor_mix(recorder):
+    """While one call is under way the others pass through; every caller gets its own answer."""
+    data = models.cnn()
+    plain, probe = session_of(data), probe_of(recorder, data)
+    inside, go_on = threading.Event(), threading.Event()
+    rows = []
+
+    def hold(row):
+        inside.set()
+        assert go_on.wait(10)
+        rows.append(row)
+
+    probe._on_row = hold
+    images = frames(9)
+    held = []
+    holder = threading.Thread(target=lambda: held.extend(probe.run(None, {"input": images[0]})))
+    holder.start()
+    assert inside.wait(10)
+    answers = [probe.run(None, {"input": image})[0] for image in images[1:]]  # would hang if it waited
+    go_on.set()
+    holder.join(10)
+    for image, answer in zip(images, [held[0], *answers], strict=True):
+        np.testing.assert_array_equal(answer, plain.run(None, {"input": image})[0])
+    assert (len(rows), probe.unobserved) == (1, 8)
+    assert rows[0].signals[0] == pytest.approx(np.abs(images[0]).mean(), rel=1e-6)
+
+
+def test_many_threads_get_right_answers_and_right_rows(recorder):
+    data = models.cnn()
+    plain, probe = session_of(data), probe_of(recorder, data)
+    images = frames(4)
+    expected = [plain.run(None, {"input": image})[0] for image in images]
+    wrong = []
+
+    def work(index):
+        for _ in range(100):
+            (answer,) = probe.run(None, {"input": images[index]})
+            wrong.extend([] if np.array_equal(answer, expected[index]) else [index])
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert wrong == []
+    assert len(recorder.rows) + probe.unobserved == 400
+    assert probe.attached
+    numbers = [row.frame for row in recorder.rows]
+    assert numbers == sorted(set(numbers))
+    calibrated = {}  # rows of the same frame are the same to the bit, whatever ran beside them
+    for row in recorder.rows:
+        assert calibrated.setdefault(row.fingerprint, row.signals.tobytes()) == row.signals.tobytes()
+
+
+def test_run_from_inside_a_callback_does_not_hang(recorder):
+    probe = probe_of(recorder)
+    frame, answers = frames(1)[0], []
+    probe._on_row = lambda row: answers.extend(probe.run(None, {"input": frame}))
+    (answer,) = probe.run(None, {"input": frame})
+    np.testing.assert_array_equal(answers[0], answer)
+    assert probe.attached
+
+
+@both_ways
+@pytest.mark.parametrize("build", [models.cnn, models.residual_cnn, models.dense, models.two_inputs])
+def test_map_of_the_model_attaches_and_passes_its_self_test(make, build, recorder):
+    data = build()
+    region_map = minimal_map(data)
+    probe = make(recorder, data, region_map=region_map)
+    assert (probe.attached, recorder.events) == (True, [])
+    assert probe.taps == region_map.taps
+    assert probe.certificate.frames == 3
+    assert probe.certificate.max_difference <= 1e-6
+    assert recorder.rows == []
+
+
+@both_ways
+@pytest.mark.parametrize(("by", "codes"), [(1e-4, []), (1e-2, ["SELF_TEST_FAILED"])])
+def test_answers_that_differ_from_the_recorded_ones_fail_the_self_test(make, by, codes, recorder):
+    """Rounding of another processor passes; in any case the probe attaches, it changes no answer."""
+    data = models.cnn()
+    region_map = minimal_map(data)
+    outputs = region_map.golden.outputs.copy()
+    outputs[1, 2] += by
+    probe = make(recorder, data, region_map=with_golden(region_map, outputs=outputs))
+    assert probe.attached
+    assert probe.certificate.passed
+    assert recorder.codes == codes
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, None])
+def test_taps_that_change_the_answer_refuse_to_attach(value, recorder, monkeypatch):
+    """The tapped session answers differently on one frame: by a little, or by no number at all."""
+    run, calls = TappedSession.run, []
+
+    def altered(self, feed):
+        outputs = run(self, feed)
+        calls.append(feed)
+        if len(calls) == 3:
+            outputs[0][0, 1] = outputs[0][0, 1] + 1e-4 if value is None else value
+        return outputs
+
+    monkeypatch.setattr(TappedSession, "run", altered)
+    probe = probe_of(recorder)
+    assert (probe.attached, recorder.codes) == (False, ["ANSWER_CHANGED"])
+    assert probe.certificate.max_difference == pytest.approx(1e-4 if value is None else np.inf, rel=1e-2)
+    assert [output.name for output in probe._session.get_outputs()] == ["probabilities"]
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0005, True), (1.002, False), (np.nan, False)])
+def test_self_test_compares_golden_signals(factor, passes, recorder):
+    data = models.cnn()
+    region_map = minimal_map(data)
+    signals = region_map.golden.signals.copy()
+    signals[:, 2] *= factor
+    probe = probe_of(recorder, data, region_map=with_golden(region_map, signals=signals))
+    assert probe.attached
+    assert recorder.codes == ([] if passes else ["SELF_TEST_FAILED"])
+    assert passes or "clip2" in recorder.events[0].detail
+    probe.run(None, {"input": frames(1)[0]})
+    assert len(recorder.rows) == 1
+
+
+def test_map_of_another_model_is_refused(recorder):
+    region_map = minimal_map(models.cnn(seed=0))
+    with pytest.raises(MapError, match=r"belongs to model .*, this one is"):
+        probe_of(recorder, models.cnn(seed=1), region_map=region_map)
+
+
+def test_map_whose_parts_do_not_fit_the_model_is_refused(recorder):
+    data = models.cnn()
+    region_map = minimal_map(data)
+    with pytest.raises(MapError, match=r"golden.frames: shape is"):
+        probe_of(
+            recorder, data, region_map=with_golden(region_map, frames=np.zeros((3, 3, 8, 8), np.float32))
+        )
+    swapped = msgspec.structs.replace(region_map, taps=(region_map.taps[1], *region_map.taps[1:]))
+    with pytest.raises(MapError, match="tap relu1"):
+        probe_of(recorder, data, region_map=swapped)
+
+
+def test_what_cannot_be_observed_is_refused_at_the_start(recorder, tmp_path):
+    with pytest.raises(ModelError, match="no such tap; nearest: relu3, relu1, clip2"):
+        probe_of(recorder, taps=["relu"])
+    with pytest.raises(ModelError, match="no post-activation tensor"):
+        probe_of(recorder, models.no_activations())
+    with pytest.raises(ModelError, match=r"none.onnx: No such file"):
+        probe_of(recorder, tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match="not a whole ONNX model"):
+        probe_of(recorder, b"nonsense")
+    with pytest.raises(ModelError, match="is not fixed"):
+        probe_of(recorder, models.cnn(size="S"))
+    with pytest.raises(InputError, match="give one of the two"):
+        probe_of(recorder, taps=["relu1"], region_map=minimal_map(models.cnn()))
+    with pytest.raises(ModelError, match=r"has outputs \['logits'\], the session has \['probabilities'\]"):
+        Probe.wrap(session_of(models.cnn()), model=models.dense(), on_row=recorder.on_row)
+
+
+def test_session_options_are_the_callers(recorder):
+    options = threads(2)
+    probe = probe_of(recorder, sess_options=options, providers=["CPUExecutionProvider"])
+    assert probe.get_session_options().intra_op_num_threads == 2
+    session = onnxruntime.InferenceSession(models.cnn(), options)
+    wrap = Probe.wrap(session, model=models.cnn(), on_row=recorder.on_row)
+    assert wrap._session is session
+    assert wrap._tapped.session.get_session_options().intra_op_num_threads == 2
+    with pytest.raises(TypeError):
+        probe_of(recorder, sess_options="fast")
+
+
+def test_non_finite_values_are_counted(recorder):
+    probe = probe_of(recorder)
+    frame = frames(1)[0]
+    frame[0, 1, 3, 4] = np.nan
+    probe.run(None, {"input": frame})
+    row = recorder.rows[0]
+    assert row.nonfinite[0] == 1
+    assert row.output == OutputSummary(top1=-1, confidence=None, entropy=None, nonfinite=5)
+    assert probe.attached
+
+
+VALUES = st.floats(0, 1, width=32) | st.sampled_from([np.nan, np.inf, -np.inf, -1e-6, 2.0])
+
+
+@given(arrays(np.float32, st.integers(0, 40), elements=VALUES))
+def test_output_summary_is_the_definition(values):
+    check_summary(values)
+
+
+@given(arrays(np.float64, st.integers(1, 40), elements=st.floats(0, 1)), st.floats(0.9985, 1.0015))
+def test_output_summary_of_probabilities_is_the_definition(values, total):
+    values = values + 1e-9
+    check_summary((values * (total / values.sum())).astype(np.float32))
+
+
+@pytest.mark.parametrize("values", [[-0.5, 1.5], [0.5, 0.5], [1.0], [0.3, 0.3], [0.0, 1.0], [2.0, -1.0], []])
+def test_output_summary_of_examples_is_the_definition(values):
+    check_summary(np.array(values, np.float32))
+
+
+def check_summary(values):
+    expected = naive.output_summary(values)
+    total = values.astype(np.float64).sum() if np.isfinite(values).all() else 0.0
+    if abs(abs(total - 1) - 1e-3) < 1e-9:
+        return  # on the very border the order of summation decides
+    found = np.empty(3)
+    nonfinite = summarize_output(values, found)
+    np.testing.assert_allclose([*found, nonfinite], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_output_summary_of_other_types():
+    summarize = OutputSummarizer().summarize
+    assert summarize(np.array([[3]])) is None
+    assert summarize(np.array([1.0], np.float32)) == OutputSummary(0, None, None, 0)  # one score is no choice
+    assert summarize(np.array([[0.25, 0.75]], np.float16)).top1 == 1
+    half = summarize(np.full((1, 2, 1, 1), 0.5))
+    assert half.entropy == pytest.approx(np.log(2))
+    assert summarize(np.array([0.0, 1.0], np.float32)).entropy == 0.0
+
+
+@pytest.mark.skipif(not (RESNET8.exists() and CIFAR10.exists()), reason=f"no real data in {DATA}")
+@both_ways
+def test_resnet8_keeps_its_accuracy(make, recorder):
+    data = RESNET8.read_bytes()
+    images, labels = (np.load(CIFAR10)[key] for key in ("images", "labels"))
+    plain, probe = session_of(data), make(recorder, data)
+    right = 0
+    for image, label in zip(images, labels, strict=True):
+        feed = {"input": np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)}
+        (answer,) = probe.run(None, feed)
+        np.testing.assert_array_equal(answer, plain.run(None, feed)[0])
+        right += int(answer.argmax() == label)
+    assert right / len(labels) == 0.89
+    assert len(recorder.rows) == len(labels)
+    assert [row.output.top1 for row in recorder.rows[:3]] == [3, 8, 8]

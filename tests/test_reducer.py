@@ -1,0 +1,182 @@
+"""From activations to a row's numbers."""
+
+import naive
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from edge_monitor.errors import InputError
+from edge_monitor.taps.reducer import TapReducer, input_spec, tap_spec
+
+
+def some_taps():
+    return (
+        input_spec("image", (3, 9, 7)),
+        tap_spec("conv", (6, 5, 17)),
+        tap_spec("dense", (11,)),
+        tap_spec("fine", (8, 4, 4), (4, 4, 4)),
+    )
+
+
+def filled(seed=0):
+    reducer = TapReducer(some_taps())
+    rng = np.random.default_rng(seed)
+    for view in reducer.views:
+        view[...] = rng.standard_normal(view.shape)
+    return reducer
+
+
+@pytest.mark.parametrize(
+    ("shape", "sampled", "grid", "step"),
+    [
+        ((3, 32, 32), (3, 32, 32), (3, 2, 2), (1, 1)),
+        ((3, 224, 224), (3, 56, 56), (3, 2, 2), (4, 4)),
+        ((3, 65, 64), (3, 33, 64), (3, 2, 2), (2, 1)),
+        ((1, 28, 1), (1, 28, 1), (1, 2, 1), (1, 1)),
+        ((16, 8, 8), (16, 8, 8), (4, 2, 2), (1, 1)),
+        ((640,), (640, 1, 1), (4, 1, 1), (1, 1)),
+    ],
+)
+def test_input_spec(shape, sampled, grid, step):
+    spec = input_spec("x", shape)
+    assert (spec.name, spec.shape, spec.grid, spec.step) == ("x", sampled, grid, step)
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked", "grid"),
+    [
+        ((16, 32, 32), (4, 2, 2), (4, 2, 2)),
+        ((2, 1, 5), (4, 2, 8), (2, 1, 5)),
+        ((3,), (4, 2, 2), (3, 1, 1)),
+    ],
+)
+def test_tap_spec_clamps_its_grid(shape, asked, grid):
+    spec = tap_spec("t", shape, asked)
+    assert (spec.grid, spec.step) == (grid, (1, 1))
+    assert spec.size == np.prod(shape)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 4), (1, 3, 4, 4), (3, 0, 4)])
+def test_other_shapes_are_refused_by_name(shape):
+    for make in (input_spec, tap_spec):
+        with pytest.raises(InputError, match=r"^conv7: shape \("):
+            make("conv7", shape)
+
+
+def test_unusable_taps_are_refused():
+    with pytest.raises(InputError, match=r"grid \(0, 2, 2\)"):
+        tap_spec("t", (4, 4, 4), (0, 2, 2))
+    with pytest.raises(InputError, match="none given"):
+        TapReducer(())
+    too_fine = type(tap_spec("t", (2, 2, 2)))("t", (2, 2, 2), (3, 1, 1))
+    with pytest.raises(InputError, match=r"grid \(3, 1, 1\) does not fit shape \(2, 2, 2\)"):
+        TapReducer((too_fine,))
+
+
+def test_views_are_slots_of_one_aligned_buffer():
+    taps = some_taps()
+    views = TapReducer(taps).views
+    assert [view.shape for view in views] == [tap.shape for tap in taps]
+    assert all(v.dtype == np.float32 and v.flags.carray and v.ctypes.data % 64 == 0 for v in views)
+    ends = [view.ctypes.data + view.nbytes for view in views]
+    gaps = [after.ctypes.data - end for after, end in zip(views[1:], ends, strict=False)]
+    assert all(0 <= gap < 64 for gap in gaps)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i8", "f2", "f4", "f8", ">f4", "?"])
+@pytest.mark.parametrize("batch", [(), (1,)])
+def test_load_input_casts_and_strides(dtype, batch):
+    reducer = TapReducer((input_spec("image", (3, 130, 64)),))
+    frame = np.random.default_rng(0).integers(0, 100, (*batch, 3, 130, 64)).astype(dtype)
+    reducer.load_input(frame)
+    assert_array_equal(reducer.views[0], frame.reshape(3, 130, 64)[:, ::3].astype(np.float32))
+
+
+def test_load_input_reads_any_strides():
+    reducer = TapReducer((input_spec("image", (3, 8, 6)),))
+    channels_last = np.arange(144, dtype=np.float32).reshape(8, 6, 3)
+    reducer.load_input(channels_last.transpose(2, 0, 1)[:, ::-1])
+    assert reducer.views[0][1, 0, 2] == channels_last[7, 2, 1]
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5)])
+def test_load_dense_input(shape):
+    reducer = TapReducer((input_spec("features", (5,)),))
+    reducer.load_input(np.arange(5.0).reshape(shape))
+    assert reducer.views[0].ravel().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 9, 6), (2, 3, 9, 7), (9, 7, 3), (189,), (1, 189), (), (3, 9, 7, 1), (1, 1, 3, 9, 7)]
+)
+def test_wrong_shape_is_named(shape):
+    reducer = TapReducer(some_taps())
+    with pytest.raises(InputError) as caught:
+        reducer.load_input(np.zeros(shape, np.float32))
+    assert str(caught.value).startswith(f"image: frame of shape {shape}, expected (3, 9, 7)")
+
+
+@pytest.mark.parametrize("dtype", ["c8", "O", "U1"])
+def test_what_is_no_real_number_is_refused(dtype):
+    with pytest.raises(InputError, match=r"^image: frame of dtype"):
+        TapReducer(some_taps()).load_input(np.zeros((3, 9, 7), dtype))
+
+
+def test_input_beyond_float32_counts_as_nonfinite():
+    reducer = TapReducer(some_taps())
+    frame = np.ones((3, 9, 7))
+    frame[0, 0, :2] = 1e300, np.nan
+    with np.errstate(over="raise"):
+        reducer.load_input(frame)
+    assert reducer.reduce().nonfinite.tolist() == [2, 0, 0, 0]
+
+
+def test_reduce_equals_definition_frame_by_frame():
+    reducer = filled()
+    grids = [tap.grid for tap in some_taps()]
+    rng = np.random.default_rng(1)
+    for frame in range(8):
+        reducer.load_input(rng.standard_normal((3, 9, 7)))
+        for view in reducer.views[1:]:
+            view[...] = rng.standard_normal(view.shape) + 3
+        reducer.views[1 + frame % 3].flat[frame] = (1.0, np.nan, np.inf)[frame % 3]
+        reduction = reducer.reduce()
+        signals, nonfinite, voxels, channels = naive.moments(list(zip(reducer.views, grids, strict=True)))
+        assert_allclose(reduction.signals, signals, rtol=1e-13)
+        assert_array_equal(reduction.nonfinite, nonfinite)
+        assert_allclose(reduction.spatial.voxels, voxels, rtol=1e-12, atol=1e-12)
+        assert_allclose(reduction.spatial.channels, channels, rtol=1e-13)
+        assert (reduction.spatial.frames, reduction.spatial.taps.tolist()) == (1, [True] * 4)
+        data = reducer.views[0].tobytes()
+        assert reduction.fingerprint == naive.fingerprint(data + bytes(-len(data) % 64))
+
+
+def test_results_are_fresh():
+    reducer = filled()
+    first = reducer.reduce()
+    arrays = (
+        first.signals,
+        first.nonfinite,
+        first.spatial.taps,
+        first.spatial.voxels,
+        first.spatial.channels,
+    )
+    before = [array.copy() for array in arrays]
+    for view in reducer.views:
+        view[...] = 5.0
+    reducer.reduce()
+    for array, copy in zip(arrays, before, strict=True):
+        assert_array_equal(array, copy)
+
+
+def test_fingerprint_is_of_the_whole_input_and_of_nothing_else():
+    reducer = filled()
+    clean = reducer.reduce().fingerprint
+    for view in reducer.views[1:]:
+        view[...] = 0.0
+    assert reducer.reduce().fingerprint == clean
+    seen = {clean}
+    for i in range(reducer.views[0].size):
+        reducer.views[0].flat[i] = -reducer.views[0].flat[i]
+        seen.add(reducer.reduce().fingerprint)
+    assert len(seen) == reducer.views[0].size + 1

@@ -1,0 +1,145 @@
+"""Signs of life: what each kind of trouble in a stream of rows looks like."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_monitor.types import OutputSummary, StatRow
+from edge_monitor.vitals import VitalsTracker
+
+RATE_HZ = 30.0
+PERIOD_NS = 1e9 / RATE_HZ
+
+
+def row(frame, at=None, *, capture=None, fingerprint=None, signals=None, nonfinite=(0, 0), output=None):
+    """Frame that arrives ``at`` periods after the start, with content of its own unless told."""
+    return StatRow(
+        frame=frame,
+        t_ns=int((frame if at is None else at) * PERIOD_NS),
+        latency_ns=4_000_000,
+        signals=np.array([frame, frame + 0.5] if signals is None else signals, float),
+        nonfinite=np.array(nonfinite, np.int64),
+        fingerprint=frame if fingerprint is None else fingerprint,
+        t_capture_ns=None if capture is None else int(capture * PERIOD_NS),
+        output=output,
+    )
+
+
+def follow(*rows):
+    tracker = VitalsTracker(RATE_HZ)
+    return [tracker.update(r) for r in rows]
+
+
+def test_a_clean_stream_has_nothing_to_report():
+    for vitals in follow(*(row(i) for i in range(100))):
+        assert (vitals.missing, vitals.repeated, vitals.stale, vitals.nonfinite) == (0, 0, 0, 0)
+        assert (vitals.silence_ns, vitals.latency_ns) == (0, 4_000_000)
+    assert vitals.rate_hz == pytest.approx(RATE_HZ, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("second", "missing"),
+    [
+        (row(1), 0),
+        (row(4), 3),
+        (row(4, at=1), 3),  # frame numbers show it
+        (row(1, at=4), 3),  # time shows it
+        (row(1, at=1.7), 0),  # late, but no frame is missing
+        (row(1, at=1.8), 1),  # one is missing, and this one is early
+        (row(1, at=0.1), 0),
+        (row(1, at=-50), 0),  # a clock that jumped back
+        (row(0, at=1), 0),  # a restarted frame counter
+    ],
+)
+def test_missing_frames(second, missing):
+    assert follow(row(0), second)[1].missing == missing
+
+
+@given(start=st.integers(0, 10_000), gap=st.integers(1, 1000))
+def test_every_missing_frame_counts_whatever_the_rounding_of_its_time(start, gap):
+    assert follow(row(start), row(start + 1, at=start + gap))[1].missing == gap - 1
+
+
+def test_capture_time_counts_when_both_rows_have_it():
+    rows = (
+        row(0, at=1000, capture=5),
+        row(1, at=1001, capture=8),
+        row(2, at=1002),
+        row(3, at=1003, capture=9),
+    )
+    assert [vitals.missing for vitals in follow(*rows)] == [0, 2, 0, 0]
+
+
+def test_repeated_input_is_not_stale_activations():
+    same = {"fingerprint": 7, "signals": (1, 2)}
+    vitals = follow(row(0, **same), row(1, **same), row(2, **same), row(3))
+    assert [v.repeated for v in vitals] == [0, 1, 2, 0]
+    assert [v.stale for v in vitals] == [0, 0, 0, 0]
+
+
+def test_stale_activations_are_those_behind_a_changed_input():
+    """Tap 0 is the input itself: it changes with the picture even when the network is deaf."""
+    vitals = follow(*(row(i, signals=(i, 2.5)) for i in range(4)), row(4))
+    assert [v.stale for v in vitals] == [0, 1, 2, 3, 0]
+    assert [v.repeated for v in vitals] == [0, 0, 0, 0, 0]
+
+
+def test_stale_means_the_same_bits():
+    assert follow(row(0, signals=(0, 0.3)), row(1, signals=(1, np.nextafter(0.3, 1))))[1].stale == 0
+    assert follow(row(0, signals=(0, np.nan)), row(1, signals=(1, np.nan)))[1].stale == 1
+
+
+def test_non_finite_values_of_taps_and_output_add_up():
+    output = OutputSummary(top1=0, confidence=None, entropy=None, nonfinite=2)
+    assert follow(row(0, nonfinite=(3, 4), output=output))[0].nonfinite == 9
+
+
+def test_the_output_head_is_passed_on():
+    output = OutputSummary(top1=1, confidence=0.75, entropy=0.5, nonfinite=0)
+    known, unknown = follow(row(0, output=output), row(1))
+    assert (known.entropy, known.confidence) == (0.5, 0.75)
+    assert (unknown.entropy, unknown.confidence) == (None, None)
+
+
+def test_the_rate_is_unknown_at_first_and_follows_within_seconds():
+    tracker = VitalsTracker(RATE_HZ)
+    assert tracker.update(row(0)).rate_hz is None
+    assert tracker.update(row(1, at=0)).rate_hz is None  # two rows at one instant tell no rate
+    for i in range(90):
+        vitals = tracker.update(row(i + 2, at=2 * i))
+    assert vitals.rate_hz == pytest.approx(15.0, rel=1e-3)
+    for i in range(60):
+        vitals = tracker.update(row(i + 92, at=180 + i))
+    assert vitals.rate_hz == pytest.approx(30.0, rel=0.15)
+
+
+def test_a_tick_tells_the_silence_and_keeps_the_rest():
+    tracker = VitalsTracker(RATE_HZ)
+    assert tracker.tick(5) is None
+    last = tracker.update(row(3, at=10, capture=2, nonfinite=(1, 0)))
+    silent = tracker.tick(int(15 * PERIOD_NS))
+    assert silent.silence_ns == pytest.approx(5 * PERIOD_NS, abs=2)
+    assert msgspec.structs.replace(silent, silence_ns=0) == last
+    assert tracker.tick(0).silence_ns == 0
+
+
+def test_a_gap_is_told_once():
+    tracker = VitalsTracker(RATE_HZ)
+    tracker.update(row(0))
+    assert tracker.update(row(5)).missing == 4
+    assert tracker.tick(int(6 * PERIOD_NS)).missing == 0
+    assert tracker.update(row(6)).missing == 0
+
+
+def test_reset_forgets_the_stream():
+    tracker = VitalsTracker(RATE_HZ)
+    for i in range(3):
+        tracker.update(row(i, fingerprint=1))
+    tracker.reset()
+    assert tracker.tick(10**12) is None
+    vitals = tracker.update(row(50, fingerprint=1))
+    assert (vitals.missing, vitals.repeated, vitals.rate_hz) == (0, 0, None)

@@ -1,0 +1,163 @@
+"""Benchmarks of what happens beside the model: taps, probe, moments kernel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import numpy as np
+from _bench_measure import Effort, UnavailableError, ratios
+from _venv import ROOT
+
+from edge_monitor.kernels import moments as kernel
+from edge_monitor.probe import Probe
+from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session
+from edge_monitor.taps.reducer import tap_spec
+
+DEMO = ROOT / "edge_monitor" / "data" / "demo_model.onnx"
+RESNET8_TAPS = tuple(
+    tap_spec(f"tap{i}", shape)
+    for i, shape in enumerate([(16, 32, 32)] * 3 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2)
+)
+
+
+def demo() -> Path:
+    return DEMO
+
+
+def resnet8() -> Path:
+    folder = Path(os.environ.get("EDGE_MONITOR_DATA", ROOT.parent / "shared" / "data"))
+    return folder / "mlperf_tiny" / "resnet8_float.onnx"
+
+
+def one_thread() -> dict[str, object]:
+    """Session options of every model here."""
+    import onnxruntime  # noqa: PLC0415 - after edge_monitor has switched its telemetry off
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return {"sess_options": options, "providers": ["CPUExecutionProvider"]}
+
+
+def tap_overhead(model: Callable[[], Path], *, every_tap: bool, effort: Effort) -> list[float]:
+    """Percent that taps and reduction add to a plain run of a session without taps.
+
+    The plain session is called as a program without a monitor calls it; I/O binding, which saves a
+    little by itself, is part of the tap.
+    """
+    if not model().is_file():
+        raise UnavailableError(f"{model()} is missing")
+    how = one_thread()
+    data = model().read_bytes()
+    names = [tap.name for tap in list_taps(data) if every_tap or tap.default]
+    probe = Probe.onnx(data, taps=names, on_row=lambda _: None, **how)
+    plain = open_session(data, (), how)
+    feed = {arg.name: np.zeros(*input_type(arg)) for arg in plain.get_inputs()}
+    image = feed[find_observed_input(plain)]
+    image[...] = 255 * np.random.default_rng(0).random(image.shape)
+    functions = (lambda: probe.run(None, feed), lambda: plain.run(None, feed))
+    values = [100 * (ratio - 1) for ratio in ratios(functions, effort.blocks, effort.repeats)]
+    if not probe.attached or probe.unobserved:
+        raise UnavailableError(f"the probe does not observe {model().name}: {probe.detach_reason}")
+    return values
+
+
+def default_taps(model: Callable[[], Path]) -> Callable[[Effort], list[float]]:
+    return lambda effort: tap_overhead(model, every_tap=False, effort=effort)
+
+
+def all_taps(model: Callable[[], Path]) -> Callable[[Effort], list[float]]:
+    return lambda effort: tap_overhead(model, every_tap=True, effort=effort)
+
+
+class ResNet8Moments:
+    """The moments kernel on random activations in the shapes of ResNet8's seven taps."""
+
+    def __init__(self) -> None:
+        sizes = [tap.size for tap in RESNET8_TAPS]
+        starts = np.cumsum([0, *sizes])
+        raw = np.zeros(starts[-1] + 16, np.float32)
+        aligned = -raw.ctypes.data % 64 // 4  # as the reducer's buffer is
+        self.buffer = raw[aligned : aligned + starts[-1]]
+        self.buffer[:] = np.maximum(np.random.default_rng(0).standard_normal(starts[-1]), 0)
+        self.tensors = [
+            self.buffer[start : start + tap.size].reshape(tap.shape)
+            for tap, start in zip(RESNET8_TAPS, starts, strict=False)
+        ]
+        voxels = np.cumsum([0, *(tap.n_voxels for tap in RESNET8_TAPS)])
+        channels = np.cumsum([0, *(tap.n_channels for tap in RESNET8_TAPS)])
+        places = zip(starts, RESNET8_TAPS, voxels, channels, strict=False)
+        rows = [(start, *tap.shape, *tap.grid, voxel, channel) for start, tap, voxel, channel in places]
+        self.table = np.array(rows, np.int64)
+        self.lanes = np.zeros((kernel.N_LANES, max(tap.shape[2] for tap in RESNET8_TAPS)))
+        self.signals = np.empty(len(RESNET8_TAPS))
+        self.nonfinite = np.empty(len(RESNET8_TAPS), np.int64)
+        self.voxels = np.empty((voxels[-1], 3))
+        self.channels = np.empty(channels[-1])
+
+    def run(self) -> None:
+        kernel.moments(
+            self.buffer,
+            self.table,
+            self.lanes,
+            self.signals,
+            self.nonfinite,
+            self.voxels,
+            self.channels,
+        )
+
+
+def moments_against_read(effort: Effort) -> list[float]:
+    """Time of the moments kernel over that of one plain read of the same bytes."""
+    moments = ResNet8Moments()
+    read = plain_read()
+    return ratios((moments.run, lambda: read(moments.buffer)), effort.blocks, effort.repeats)
+
+
+def plain_read() -> Callable[[np.ndarray], float]:
+    """Sum of a buffer that the compiler may reorder into as many lanes as it likes.
+
+    A sum in eight fixed lanes would be slower by far: it waits for its additions, not for memory.
+    """
+
+    @numba.njit("float32(float32[::1])", fastmath={"reassoc"})
+    def read(buffer: np.ndarray) -> float:
+        total = np.float32(0)
+        for i in range(buffer.size):
+            total += buffer[i]
+        return total
+
+    return read
+
+
+def moments_against_numpy(effort: Effort) -> list[float]:
+    """Time of NumPy's reductions to the same numbers over that of the moments kernel."""
+    moments = ResNet8Moments()
+    moments.run()
+    signals, nonfinite, voxels, channels = numpy_moments(moments.tensors)
+    if nonfinite.any() or not (
+        np.allclose(signals, moments.signals)
+        and np.allclose(voxels, moments.voxels)
+        and np.allclose(channels, moments.channels)
+    ):
+        raise AssertionError("NumPy and the moments kernel compute different things")
+    functions = (lambda: numpy_moments(moments.tensors), moments.run)
+    return ratios(functions, effort.blocks, effort.repeats // 4)
+
+
+def numpy_moments(tensors: list[np.ndarray]) -> list[np.ndarray]:
+    """Signals, non-finite counts, voxel sums and channel sums; grids must divide the shapes."""
+    signals, nonfinite, voxels, channels = [], [], [], []
+    for tap, tensor in zip(RESNET8_TAPS, tensors, strict=True):
+        a = tensor.astype(np.float64)
+        size = np.abs(a)
+        split = [m for n, g in zip(tap.shape, tap.grid, strict=True) for m in (g, n // g)]
+        sums = [x.reshape(split).sum(axis=(1, 3, 5)).ravel() for x in (size, a, a * a)]
+        nonfinite.append([a.size - np.isfinite(a).sum()])
+        channels.append(size.sum(axis=(1, 2)))
+        signals.append([channels[-1].sum() / a.size])
+        voxels.append(np.stack(sums, axis=1))
+    return [np.concatenate(parts) for parts in (signals, nonfinite, voxels, channels)]

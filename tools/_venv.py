@@ -1,0 +1,43 @@
+"""Runs a script in the checkout's own virtual environment; needs nothing but Python itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ensure(extras: str, folder: str = ".venv") -> None:
+    """Go on inside ``folder``, with the project and its ``extras`` installed.
+
+    ``extras`` is a comma-separated list, "" for none. The first call builds the environment and
+    starts the script again with its Python. Installing is repeated only when pyproject.toml has
+    changed since.
+    """
+    if not (3, 10) <= sys.version_info[:2] < (3, 14):
+        found = ".".join(map(str, sys.version_info[:3]))
+        sys.exit(f"edge_monitor needs Python 3.10 to 3.13; {sys.executable} is {found}")
+    home = ROOT / folder
+    python = home / "bin" / "python"
+    if not (home / "bin" / "pip").exists():  # pip comes last: without it the environment is incomplete
+        _step(f"creating {folder}", [sys.executable, "-m", "venv", str(home)])
+    extra = f"[{extras}]" if extras else ""
+    stamp = home / f"installed-{extras.replace(',', '-')}"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _step(f"installing edge_monitor{extra} in {folder}", [*install, "--editable", f"{ROOT}{extra}"])
+        stamp.write_text(wanted)
+    if not home.samefile(sys.prefix):
+        os.execv(str(python), [str(python), *sys.argv])
+
+
+def _step(title: str, command: list[str]) -> None:
+    print(f"{title} ...", file=sys.stderr, flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        sys.exit(f"{title} failed: {' '.join(command)}")

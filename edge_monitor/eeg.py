@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +21,8 @@ WINDOWS = (256, 256, 128, 64, 32)
 """Frames each band looks back on, `BANDS` order (design D5)."""
 
 IDLE = STATES.index("idle")
+
+_FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 
 class BandPlan(msgspec.Struct, frozen=True, eq=False):
@@ -142,8 +145,8 @@ class BandBank:
         InputError
             An array of another type, shape or memory layout, or a negative ``missing``.
         """
-        self._check("signals", samples, np.float64)
-        self._check("good", good, np.bool_)
+        self._check("signals", samples, _FLOAT64)
+        self._check("good", good, _BOOL)
         power = np.empty((self._n_taps, len(self._plan.windows)))
         if missing:
             if missing < 0:
@@ -185,11 +188,11 @@ class BandBank:
         density[self._taps[:, goertzel.COUNT] < window + span] = np.nan
         return density
 
-    def _check(self, name: str, array: FloatArray | BoolArray, dtype: type[np.generic]) -> None:
+    def _check(self, name: str, array: FloatArray | BoolArray, dtype: np.dtype[Any]) -> None:
         if array.dtype != dtype or array.shape != (self._n_taps,) or not array.flags.c_contiguous:
             raise InputError(
                 name,
-                f"need {self._n_taps} contiguous {dtype.__name__} values, got {array.dtype} "
+                f"need {self._n_taps} contiguous {dtype} values, got {array.dtype} "
                 f"of shape {array.shape}, strides {array.strides}",
             )
 

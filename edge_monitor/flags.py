@@ -321,7 +321,6 @@ class FlagTracker:
             if counter == COUNTER_PASSED:
                 if status is FlagStatus.CONFIRMED:
                     status = FlagStatus.HEALED
-                    self._released.discard(row.code)
                 elif status is FlagStatus.PENDING:
                     status = FlagStatus.INACTIVE
         healed = flag.status is status is FlagStatus.HEALED

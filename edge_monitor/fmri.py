@@ -10,8 +10,8 @@ from edge_monitor.region_map import FmriBaseline
 from edge_monitor.types import BoolArray, FloatArray, IntArray, RegionScores, SpatialBlock, TapSpec
 
 
-def densities(voxels: FloatArray, counts: FloatArray | IntArray) -> FloatArray:
-    """Density of every voxel (D2).
+def densities(voxels: FloatArray, counts: FloatArray | IntArray, floor: FloatArray) -> FloatArray:
+    """Density of every voxel: D2, or the log level where there is a floor.
 
     Parameters
     ----------
@@ -19,21 +19,26 @@ def densities(voxels: FloatArray, counts: FloatArray | IntArray) -> FloatArray:
         sum |a|, sum a, sum a^2.
     counts : (n_voxels,) int or float
         Elements summed: those of one frame times the frames.
+    floor : (n_voxels,) float64
+        As in `FmriBaseline`.
 
     Returns
     -------
     (n_voxels,) float64
-        ``mean|a| + 0.1 log(var a + 1e-6)``, var with ddof 0.
+        ``mean|a| + 0.1 log(var a + 1e-6)``, var with ddof 0; or ``log(mean|a| + floor)``.
 
     Raises
     ------
     InputError
         Shapes that do not fit.
     """
-    if voxels.ndim != 2 or voxels.shape != (counts.size, 3):
+    if voxels.shape != (counts.size, 3):
         raise InputError("voxels", f"shape {voxels.shape}, expected {(counts.size, 3)}")
+    if floor.shape != (counts.size,):
+        raise InputError("floor", f"shape {floor.shape}, expected {(counts.size,)}")
     density = np.empty(counts.size)
-    kernel.densities(np.ascontiguousarray(voxels, np.float64), counts.astype(np.float64), 1.0, density)
+    sums = np.ascontiguousarray(voxels, np.float64)
+    kernel.densities(sums, counts.astype(np.float64), 1.0, np.array(floor, np.float64), density)
     return density
 
 
@@ -54,11 +59,13 @@ class FmriTracker:
 
     def __init__(self, taps: tuple[TapSpec, ...], baseline: FmriBaseline) -> None:
         counts = np.concatenate([tap.voxel_counts() for tap in taps])
-        for name in ("median", "scale", "theta"):
+        for name in ("median", "scale", "theta", "floor"):
             shape = getattr(baseline, name).shape
             if shape != counts.shape:
                 raise MapError(f"fmri.{name}", f"shape {shape}, expected {counts.shape}")
-        self._baseline = np.array([counts, baseline.median, baseline.scale, baseline.theta], np.float64)
+        self._baseline = np.array(
+            [counts, baseline.median, baseline.scale, baseline.theta, baseline.floor], np.float64
+        )
         self._first_voxel = np.cumsum([0, *(tap.n_voxels for tap in taps)])
         self._n_taps = len(taps)
         self.reset()

@@ -91,13 +91,16 @@ class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
     """Clean voxel densities: median and 1.4826 MAD, (n_voxels,) float64; impact ``theta`` (n_voxels,).
 
     A voxel that never varied in calibration has scale NaN: it yields no z. Until impact scores
-    were computed theta is 1 everywhere and ``theta_known`` is false.
+    were computed theta is 1 everywhere and ``theta_known`` is false. ``floor`` (n_voxels,): NaN for a
+    tap's voxels, which have the density of D2; for the input's, whose density is the log level
+    ``log(mean|a| + floor)``, a small share of the clean level.
     """
 
     median: FloatArray
     scale: FloatArray
     theta: FloatArray
     theta_known: bool
+    floor: FloatArray
 
 
 class EvidenceNull(msgspec.Struct, frozen=True, eq=False):
@@ -224,7 +227,7 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
         arrays = {key: np.load(io.BytesIO(npy), allow_pickle=False) for key, npy in members.items()}
         meta = json.loads(arrays.pop("meta").tobytes())
         found = meta.get("format")
-    except Exception as error:
+    except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
         raise MapError(name, f"not a region map ({error})") from error
     if found != FORMAT:
         raise MapError(name, f"format is {found}, this version reads {FORMAT}")
@@ -305,6 +308,7 @@ def _verify(region_map: RegionMap, name: str) -> None:
         "fmri.median": (n_voxels,),
         "fmri.scale": (n_voxels,),
         "fmri.theta": (n_voxels,),
+        "fmri.floor": (n_voxels,),
         "evidence.tail": (n_points,),
         "evidence.quantiles": (_N_CHANNELS, n_points),
         "evidence.excess": (_N_CHANNELS,),
@@ -356,6 +360,7 @@ _MAY_BE_MISSING = {
     "eeg.profile_mean",
     "eeg.profile_scale",
     "fmri.scale",
+    "fmri.floor",
     "evidence.quantiles",
     "evidence.excess",
     "evidence.threshold",

@@ -168,8 +168,8 @@ class BandPowers(msgspec.Struct, frozen=True, eq=False):
 class RegionScores(msgspec.Struct, frozen=True, eq=False):
     """NN-fMRI of one frame.
 
-    ``density`` (n_voxels,) float64 (D2), ``z`` (n_voxels,) robust z against the map; NaN where the
-    tap was masked. ``tap_score`` (n_taps,): root mean square z of the tap's voxels, NaN where
+    ``density`` (n_voxels,) float64 (D2; the input's log level), ``z`` (n_voxels,) robust z against
+    the map; NaN where the tap was masked. ``tap_score`` (n_taps,): root mean square z of the tap's voxels, NaN where
     masked. ``worst``: voxel with the largest |theta| |z|, ``severity`` that product. ``score``:
     spatial anomaly score of the network's own taps (1 and up), ``input_score``: of tap 0.
     """

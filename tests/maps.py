@@ -94,7 +94,11 @@ def minimal_map(
             profile_accuracy=0.0,
         ),
         fmri=FmriBaseline(
-            median=np.zeros(n_voxels), scale=np.ones(n_voxels), theta=np.ones(n_voxels), theta_known=False
+            median=np.zeros(n_voxels),
+            scale=np.ones(n_voxels),
+            theta=np.ones(n_voxels),
+            theta_known=False,
+            floor=np.full(n_voxels, np.nan),
         ),
         evidence=EvidenceNull(
             tail=np.array([1.0, 0.1, 0.005]),

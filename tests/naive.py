@@ -53,6 +53,11 @@ def density(elements):
     return np.mean(np.abs(x)) + 0.1 * np.log(np.var(x) + 1e-6)
 
 
+def log_level(elements, floor):
+    """Density of an input voxel."""
+    return np.log(np.mean(np.abs(elements)) + floor)
+
+
 def fingerprint(data):
     """64-bit hash of ``data`` (bytes, a multiple of 32)."""
 
@@ -145,24 +150,30 @@ def output_summary(values):
 # kernels/surprise.py
 
 
-def surprise(history, smoothing, tail, quantiles, excess):
-    """Smoothed score and its -log p after the last score of ``history``, one channel."""
+def smoothed(history, smoothing):
+    """Exponentially weighted mean of the scores since the last missing one."""
     if np.isnan(history[-1]):
-        return np.nan, np.nan
+        return np.nan
     since = max((i + 1 for i, score in enumerate(history) if np.isnan(score)), default=0)
     run = np.array(history[since:])
     ages = np.arange(len(run))[::-1]
     weights = smoothing * (1 - smoothing) ** ages
     weights[0] = (1 - smoothing) ** ages[0]
-    x = np.sum(weights * run)
+    return np.sum(weights * run)
+
+
+def surprise(x, tail, quantiles, excess):
+    """-log p of one channel's smoothed score."""
+    if np.isnan(x):
+        return np.nan
     reached = [k for k in range(len(tail)) if quantiles[k] >= x]
     if not reached:
-        return x, -np.log(tail[-1]) + (x - quantiles[-1]) / excess
+        return -np.log(tail[-1]) + (x - quantiles[-1]) / excess
     k = reached[0]
     if k == 0:
-        return x, 0.0
+        return 0.0
     ends = [quantiles[k - 1], quantiles[k]]
-    return x, np.interp(x, ends, [-np.log(tail[k - 1]), -np.log(tail[k])])
+    return np.interp(x, ends, [-np.log(tail[k - 1]), -np.log(tail[k])])
 
 
 # EEG: ring, sliding spectrum, band powers, states (D1, D4-D6).

@@ -131,8 +131,8 @@ def test_a_typo_is_refused_and_the_right_key_named(path, place):
         where = where[parent]
     typo = key[:-1] + "x" if len(key) > 4 else key + "x"
     where[typo] = 1
-    words = ".".join([*parents, typo])
-    assert refusal(path, tree) == f"{words} is no known key; did you mean {key}?"
+    wrong, right = ".".join([*parents, typo]), ".".join(place)
+    assert refusal(path, tree) == f"{wrong} is no known key; did you mean {right}?"
 
 
 @pytest.mark.parametrize("key", [1, None, True, "Model"])

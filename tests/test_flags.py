@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -272,17 +272,11 @@ def test_a_cause_says_what_and_where(code, findings, words):
 
 
 def test_locate_names_every_voxel_once():
-    places = [locate(TAPS, voxel) for voxel in range(20)]
-    expected = [
-        (tap, (g, y, x))
-        for tap in TAPS
-        for g in range(tap.grid[0])
-        for y in range(tap.grid[1])
-        for x in range(tap.grid[2])
-    ]
-    assert places == expected
+    taps = (TapSpec("a", (3, 8, 8), (3, 2, 4)), TapSpec("b", (8, 8, 8), (2, 5, 3)))
+    expected = [(tap, place) for tap in taps for place in itertools.product(*map(range, tap.grid))]
+    assert [locate(taps, voxel) for voxel in range(24 + 30)] == expected
     with pytest.raises(IndexError):
-        locate(TAPS, 20)
+        locate(taps, 54)
 
 
 # The life cycle, on a row that counts 16 up and 8 down.
@@ -392,8 +386,8 @@ def test_reset_clears_flags_releases_and_grace():
 def test_a_healed_flag_ages_unless_its_fault_is_back():
     drive = after(8 * "F" + 32 * "P")
     drive.frames += int(AGING_NS / PERIOD_NS) - 5
-    drive.feed(FAILED, 10)
-    assert drive.flag("INPUT_ABNORMAL").status is CONFIRMED
+    drive.feed(FAILED, 7)
+    assert drive.flag("INPUT_ABNORMAL").status is HEALED
     drive = after(8 * "F" + 32 * "P")
     drive.frames += int(AGING_NS / PERIOD_NS) + 2
     flag = drive.feed(UNKNOWN).flag("INPUT_ABNORMAL")
@@ -430,9 +424,9 @@ def test_at_most_one_pair_in_ten_seconds(phases):
     for findings, frames in phases:
         drive.feed(findings, frames)
     opened = [when for when, _, _, after in drive.story if after == "confirmed"]
-    assert all(b - a >= STORAGE_NS / SECOND - 0.01 for a, b in pairwise(opened))
+    assert all(b - a >= STORAGE_NS / SECOND - 0.01 for a, b in itertools.pairwise(opened))
     steps = [(before, after) for _, _, before, after in drive.story]
-    assert all(a[1] == b[0] for a, b in pairwise(steps))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(steps))
     assert drive.flag("INPUT_ABNORMAL").occurrences >= len(opened)
     drive.feed(FAILED, 8)
     drive.frames += int(STORAGE_NS / PERIOD_NS)

@@ -19,6 +19,7 @@ TAPS = (
 TAP_OF_VOXEL = np.repeat(range(len(TAPS)), [tap.n_voxels for tap in TAPS])
 COUNTS = np.concatenate([tap.voxel_counts() for tap in TAPS])
 N = len(COUNTS)
+FLOOR = np.where(TAP_OF_VOXEL == 0, 0.05, np.nan)
 ALL = np.ones(len(TAPS), bool)
 
 
@@ -27,7 +28,10 @@ def block_of(rng, frames=1, taps=ALL):
     mean = rng.normal(0, 3, N)
     elements = [rng.normal(m, 1, n * frames) for m, n in zip(mean, COUNTS, strict=True)]
     voxels = np.array([(np.abs(x).sum(), x.sum(), (x**2).sum()) for x in elements])
-    return SpatialBlock(frames, np.array(taps), voxels, np.zeros(19)), [naive.density(x) for x in elements]
+    return SpatialBlock(frames, np.array(taps), voxels, np.zeros(19)), [
+        naive.density(x) if np.isnan(floor) else naive.log_level(x, floor)
+        for x, floor in zip(elements, FLOOR, strict=True)
+    ]
 
 
 def baseline(seed=0):
@@ -35,7 +39,7 @@ def baseline(seed=0):
     scale = rng.uniform(0.5, 2, N)
     scale[[2, 14]] = np.nan
     scale[TAP_OF_VOXEL == 2] = np.nan  # a tap none of whose voxels ever varied
-    return FmriBaseline(rng.normal(3, 1, N), scale, rng.normal(0, 1, N), True)
+    return FmriBaseline(rng.normal(3, 1, N), scale, rng.normal(0, 1, N), True, FLOOR)
 
 
 def same(scores, expected):
@@ -49,17 +53,30 @@ def same(scores, expected):
 
 def test_density_equals_definition():
     block, expected = block_of(np.random.default_rng(0), frames=3)
-    assert_allclose(densities(block.voxels, COUNTS * 3), expected, rtol=1e-12)
+    assert_allclose(densities(block.voxels, COUNTS * 3, FLOOR), expected, rtol=1e-12)
+
+
+def test_log_level():
+    """From dusk (10) to darkness (0) is further than from day (100) to dusk."""
+    sums = np.array([[100.0, 100.0, 1e4], [10.0, 10.0, 100.0], [0.0, 0.0, 0.0]])
+    day, dusk, dark = densities(sums, np.ones(3), np.full(3, 1.0))
+    assert_allclose([day, dusk, dark], np.log([101.0, 11.0, 1.0]))
+    assert dusk - dark > day - dusk
+
+
+def test_densities_refuses_floors_that_do_not_fit():
+    with pytest.raises(InputError, match=r"floor: shape \(4,\), expected \(5,\)"):
+        densities(np.ones((5, 3)), np.ones(5), np.ones(4))
 
 
 def test_variance_below_zero_is_clipped():
     rounded_down = np.array([[30.0, -30.0, 299.999]])
-    assert_allclose(densities(rounded_down, np.array([3])), 10 + 0.1 * np.log(1e-6))
+    assert_allclose(densities(rounded_down, np.array([3]), np.array([np.nan])), 10 + 0.1 * np.log(1e-6))
 
 
 def test_densities_refuses_shapes_that_do_not_fit():
     with pytest.raises(InputError, match=r"voxels: shape \(4, 3\), expected \(5, 3\)"):
-        densities(np.ones((4, 3)), np.ones(5))
+        densities(np.ones((4, 3)), np.ones(5), np.ones(5))
 
 
 def test_lock_step_with_definition():
@@ -121,7 +138,7 @@ def test_score_is_the_worst_tap_and_worst_the_heaviest_voxel():
     theta = np.ones(N)
     theta[12] = -4.0
     block, median = off_by(z)
-    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), theta, True)).update(block, ALL)
+    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), theta, True, FLOOR)).update(block, ALL)
     assert (scores.worst, scores.severity) == (12, pytest.approx(12.0))
     assert_allclose(scores.tap_score, [100 / np.sqrt(12), np.sqrt(73 / 16), 0.0, 3.0], atol=1e-6)
     assert scores.score == pytest.approx(3.0)
@@ -169,4 +186,4 @@ def test_unusable_mask_and_baseline_are_refused_by_name():
         FmriTracker(TAPS, baseline()).update(spoiled(), ALL[:3])
     clean = baseline()
     with pytest.raises(MapError, match=rf"fmri.theta: shape \(3,\), expected \({N},\)"):
-        FmriTracker(TAPS, FmriBaseline(clean.median, clean.scale, np.ones(3), True))
+        FmriTracker(TAPS, FmriBaseline(clean.median, clean.scale, np.ones(3), True, FLOOR))

@@ -225,10 +225,13 @@ def test_a_file_that_is_no_stack_of_frames(tmp_path, content, words):
     assert words in message
 
 
-def png():
+def image(kind):
     buffer = io.BytesIO()
-    Image.fromarray(PICTURES[0]).save(buffer, "PNG")
+    Image.fromarray(PICTURES[0]).save(buffer, kind)
     return buffer.getvalue()
+
+
+PNG, BMP = image("PNG"), image("BMP")
 
 
 @pytest.mark.parametrize(
@@ -236,10 +239,16 @@ def png():
     [
         ("0.png", b"", "not a readable image"),
         ("0.jpg", b"text", "not a readable image"),
-        ("0.png", png()[:80], "not a readable image"),
-        ("0.png", png().replace(b"IDAT", b"IDA\0"), "not a readable image"),
+        ("0.png", PNG[:80], "not a readable image"),
+        ("0.png", PNG.replace(b"IDAT", b"IDA\0"), "not a readable image"),
+        (
+            "0.bmp",
+            BMP[:20] + b"\1\0" + BMP[22:24] + b"\1\0" + BMP[26:],
+            "not a readable image",
+        ),  # 65544 x 65542
         ("0.npy", b"text", "not a NumPy array"),
         ("0.npy", npy(np.array({})), "not a NumPy array"),
+        ("0.npy", npy(PICTURES).replace(b"'shape'", b"'shape("), "not a NumPy array"),
         ("0.npy", WHOLE[:99], "not a NumPy array"),
     ],
 )

@@ -99,7 +99,7 @@ def test_hann_density_is_welch_from_any_start(window, first, end):
         split = rng.normal(size=(2, 2 * k.size))
         bank._sums[1, 0, goertzel.HEAD, : 2 * k.size], bank._sums[1, 0, goertzel.CARRY, : 2 * k.size] = split
         bank._tail[1, p] = np.concatenate([sums.real, sums.imag]) - split.sum(axis=0)
-        goertzel.hann_density(p, 1, 0, goertzel.DENSITY, bank._bands, bank._twiddle, bank._sums, bank._tail)
+        goertzel.hann_density(p, 1, 0, goertzel.DENSITY, bank._bands, bank._twiddle, bank._tail, bank._sums)
         np.testing.assert_allclose(
             bank._sums[1, 0, goertzel.DENSITY, : end - first], expected, rtol=1e-10, atol=1e-12
         )

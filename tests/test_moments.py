@@ -146,7 +146,7 @@ def test_squares_beyond_float32():
 def densities_of(a, grid):
     taps = [(a.shape, grid)]
     counts = np.array([a[voxel].size for voxel in naive.voxel_slices(a.shape, grid)])
-    got = densities(Kernel(taps)([a])[2], counts)
+    got = densities(Kernel(taps)([a])[2], counts, np.full(len(counts), np.nan))
     return got, [np.asarray(a[voxel], np.float64) for voxel in naive.voxel_slices(a.shape, grid)]
 
 

@@ -141,21 +141,23 @@ def end_block(
     """
     length = ring.shape[0]
     size, width, first = bands[band, WINDOW], bands[band, WIDTH], bands[band, FIRST_ROW]
-    mean = 0.0
-    for i in range(size):
-        mean += ring[(frame - i) % length, tap] / size
-    limit = abs(ring[frame % length, tap])
-    centre = min(max(mean, -limit), limit)
+    newest = frame % length
+    total, slot = 0.0, newest
+    for _ in range(size):
+        total += ring[slot, tap]
+        slot = slot - 1 if slot > 0 else length - 1
+    limit = abs(ring[newest, tap])
+    centre = min(max(total / size, -limit), limit)
 
     for j in range(width):
         state_sums[tap, band, HEAD, j] = 0.0
         state_sums[tap, band, CARRY, j] = 0.0
-    for i in range(size):
-        row = first + size - 1 - i
-        x = ring[(frame - i) % length, tap] - centre
-        accumulate(x, row, tap, band, width, twiddle, state_sums)
+    slot = newest
+    for row in range(first + size - 1, first - 1, -1):
+        accumulate(ring[slot, tap] - centre, row, tap, band, width, twiddle, state_sums)
         for j in range(width):
             state_tail[tap, row, j] = state_sums[tap, band, HEAD, j] + state_sums[tap, band, CARRY, j]
+        slot = slot - 1 if slot > 0 else length - 1
     for j in range(width):
         state_sums[tap, band, HEAD, j] = 0.0
         state_sums[tap, band, CARRY, j] = 0.0
@@ -164,7 +166,7 @@ def end_block(
 
 @kernel(
     "void(int64, int64, int64, int64, int64[:, ::1], float64[:, ::1], "
-    "float64[:, :, :, ::1], float64[:, :, ::1])"
+    "float64[:, :, ::1], float64[:, :, :, ::1])"
 )
 def hann_density(
     row: int,
@@ -173,27 +175,28 @@ def hann_density(
     slot: int,
     bands: IntArray,
     twiddle: FloatArray,
+    tail: FloatArray,
     state_sums: FloatArray,
-    state_tail: FloatArray,
 ) -> None:
     """Write the one-sided density of the window that starts at row ``row`` of the tail into row ``slot``.
 
-    ``|S_k / 2 - (w^p S_(k-1) + w^-p S_(k+1)) / 4|^2 2 / sum(hann^2)``, and ``sum(hann^2)`` is 3 N / 8. The
-    row of the tail is used this once: it takes the sums S, real parts first.
+    ``|S_k / 2 - (w^p S_(k-1) + w^-p S_(k+1)) / 4|^2 2 / sum(hann^2)`` with S = tail + head, real parts in
+    the first half of a row; ``sum(hann^2)`` is 3 N / 8.
     """
-    for j in range(bands[band, WIDTH]):
-        state_tail[tap, row, j] += state_sums[tap, band, HEAD, j]
-        state_tail[tap, row, j] += state_sums[tap, band, CARRY, j]
     n = bands[band, WIDTH] // 2
     cos, sin = twiddle[row, twiddle.shape[1] - 2], twiddle[row, twiddle.shape[1] - 1]
     scale = 1.0 / (3 * bands[band, WINDOW])
-    for j in range(n - 2):
-        low_re, low_im = state_tail[tap, row, j], state_tail[tap, row, n + j]
-        mid_re, mid_im = state_tail[tap, row, j + 1], state_tail[tap, row, n + j + 1]
-        high_re, high_im = state_tail[tap, row, j + 2], state_tail[tap, row, n + j + 2]
-        re = 2.0 * mid_re - cos * (low_re + high_re) - sin * (low_im - high_im)
-        im = 2.0 * mid_im - cos * (low_im + high_im) + sin * (low_re - high_re)
-        state_sums[tap, band, slot, j] = scale * (re * re + im * im)
+    low_re, low_im, mid_re, mid_im = 0.0, 0.0, 0.0, 0.0
+    for j in range(n):
+        high_re = tail[tap, row, j] + state_sums[tap, band, HEAD, j]
+        high_im = tail[tap, row, n + j] + state_sums[tap, band, HEAD, n + j]
+        high_re += state_sums[tap, band, CARRY, j]
+        high_im += state_sums[tap, band, CARRY, n + j]
+        if j >= 2:
+            re = 2.0 * mid_re - cos * (low_re + high_re) - sin * (low_im - high_im)
+            im = 2.0 * mid_im - cos * (low_im + high_im) + sin * (low_re - high_re)
+            state_sums[tap, band, slot, j - 2] = scale * (re * re + im * im)
+        low_re, low_im, mid_re, mid_im = mid_re, mid_im, high_re, high_im
     if bands[band, NYQUIST]:
         state_sums[tap, band, slot, n - 3] *= 0.5  # the other bins stand for their mirror image too
 
@@ -246,7 +249,7 @@ def update(
                 continue
 
             row = first if position == size - 1 else first + position + 1
-            hann_density(row, tap, band, slot, bands, twiddle, state_sums, state_tail)
+            hann_density(row, tap, band, slot, bands, twiddle, state_tail, state_sums)
             if state_taps[tap, COUNT] < size + span:
                 continue
 

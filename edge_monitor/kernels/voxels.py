@@ -16,22 +16,29 @@ BoolArray = NDArray[np.bool_]
 LAMBDA = 0.1
 EPSILON = 1e-6
 
-# Rows of the baseline (4, n_voxels).
-COUNT, MEDIAN, SCALE, THETA = range(4)
+# Rows of the baseline (5, n_voxels).
+COUNT, MEDIAN, SCALE, THETA, FLOOR = range(5)
 
 # Entries of the summary (3,).
 SEVERITY, SCORE, INPUT_SCORE = range(3)
 
 
-@kernel("void(float64[:, ::1], float64[::1], float64, float64[::1])")
-def densities(voxels: FloatArray, counts: FloatArray, frames: float, out_density: FloatArray) -> None:
+@kernel("void(float64[:, ::1], float64[::1], float64, float64[::1], float64[::1])")
+def densities(
+    voxels: FloatArray, counts: FloatArray, frames: float, floor: FloatArray, out_density: FloatArray
+) -> None:
     """Density ``mean|a| + LAMBDA log(var a + EPSILON)`` of every voxel, var with ddof 0 (D2).
 
     ``voxels`` (n_voxels, 3): sum |a|, sum a, sum a^2 over ``frames`` frames; ``counts`` (n_voxels,):
-    elements of one frame. Rounding may bring var below 0; it is clipped.
+    elements of one frame. Rounding may bring var below 0; it is clipped. A voxel with a ``floor``
+    (n_voxels,) has the log level ``log(mean|a| + floor)`` instead: light spans orders of magnitude, and
+    on a linear scale darkness is hardly further away than dusk (tests/test_fmri.py::test_log_level).
     """
     for g in range(counts.size):
         n = counts[g] * frames
+        if not math.isnan(floor[g]):
+            out_density[g] = math.log(voxels[g, 0] / n + floor[g])
+            continue
         mean = voxels[g, 1] / n
         variance = max(voxels[g, 2] / n - mean * mean, 0.0)
         out_density[g] = voxels[g, 0] / n + LAMBDA * math.log(variance + EPSILON)
@@ -59,8 +66,8 @@ def score(
     voxels : (n_voxels, 3) float64
         sum |a|, sum a, sum a^2 over ``frames`` frames.
     frames : float
-    baseline : (4, n_voxels) float64
-        Elements of one frame, median and scale of the clean density, impact theta.
+    baseline : (5, n_voxels) float64
+        Elements of one frame, median and scale of the clean density, impact theta, floor.
     first_voxel : (n_taps + 1,) int64
         Where each tap's voxels begin, and where the last one's end.
     present, good : (n_taps,) bool
@@ -72,7 +79,7 @@ def score(
     out_summary : (3,) float64
         Over the taps from 1 on: largest |theta| |z|, largest tap score; then tap 0's score. NaN: none.
     """
-    densities(voxels, baseline[COUNT], frames, out_voxels[0])
+    densities(voxels, baseline[COUNT], frames, baseline[FLOOR], out_voxels[0])
     out_summary[:] = math.nan
     worst = -1
     for tap in range(out_taps.size):

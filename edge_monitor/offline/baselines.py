@@ -17,6 +17,10 @@ from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
 PROFILE_S = 10.0
 """Length of one layer profile, seconds (design D6)."""
 MAD_TO_SIGMA = 1.4826
+INPUT_FLOOR = 0.01
+"""Level below which the input is simply dark, as a share of the clean level."""
+TINY = 1e-30
+"""Keeps logarithms finite where clean data is 0."""
 
 
 def band_powers(rows: list[StatRow], plan: BandPlan, n_taps: int, progress: Progress) -> FloatArray:
@@ -46,7 +50,7 @@ def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> 
     with _no_empty_slice_warning():
         median_power = np.nanmedian(powers[:n_fit], axis=0)
     # A floor far below clean power keeps log finite when a stream freezes and its power vanishes.
-    floor = np.nan_to_num(1e-6 * median_power, nan=0.0) + 1e-30
+    floor = np.nan_to_num(1e-6 * median_power, nan=0.0) + TINY
     logs = log_powers(powers, floor)
     mean, scale = _robust(logs[:n_fit])
     mean[np.isnan(scale)] = np.nan
@@ -83,16 +87,17 @@ def _profiles(logs: FloatArray, length: int) -> FloatArray:
 
 
 def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
+    """Clean densities of all voxels; the input's floors are a share of its clean levels."""
     counts = np.concatenate([tap.voxel_counts() for tap in taps])
-    values = np.stack(
-        [
-            densities(row.spatial.voxels, counts * row.spatial.frames)
-            for row in rows
-            if row.spatial is not None
-        ]
+    blocks = [row.spatial for row in rows if row.spatial is not None]
+    first = taps[0].n_voxels
+    levels = [block.voxels[:first, 0] / (counts[:first] * block.frames) for block in blocks]
+    floor = np.full(counts.size, np.nan)
+    floor[:first] = INPUT_FLOOR * np.median(levels, axis=0) + TINY
+    median, scale = _robust(
+        np.stack([densities(block.voxels, counts * block.frames, floor) for block in blocks])
     )
-    median, scale = _robust(values)
-    return FmriBaseline(median, scale, np.ones(counts.size), theta_known=False)
+    return FmriBaseline(median, scale, np.ones(counts.size), theta_known=False, floor=floor)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,8 +17,6 @@ from edge_monitor.sources.scenes import Road
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 ARCHIVE_KEYS = ("images", "frames", "arr_0")
-# What NumPy and zipfile raise on a file that is damaged or something else.
-DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Frame(msgspec.Struct, frozen=True, eq=False):
@@ -139,7 +135,7 @@ def _open_array(path: Path) -> tuple[int, Callable[[int], NDArray[Any]]]:
             array = np.load(file, allow_pickle=False)
             if not isinstance(array, np.ndarray):
                 array = next((array[key] for key in ARCHIVE_KEYS if key in array.files), None)
-    except DAMAGE as error:
+    except Exception as error:  # damaged files make NumPy and zipfile raise a dozen kinds
         raise InputError(path, f"not a NumPy file ({error})") from error
     if not isinstance(array, np.ndarray):
         raise InputError(path, f"has none of the arrays {', '.join(ARCHIVE_KEYS)}")
@@ -153,7 +149,7 @@ def _read_file(path: Path, mode: str) -> NDArray[Any]:
         try:
             with path.open("rb") as file:
                 return np.asarray(np.load(file, allow_pickle=False))
-        except DAMAGE as error:
+        except Exception as error:  # damaged files make NumPy and zipfile raise a dozen kinds
             raise InputError(path, f"not a NumPy array ({error})") from error
     try:
         from PIL import Image  # noqa: PLC0415  only image files need it
@@ -162,5 +158,5 @@ def _read_file(path: Path, mode: str) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert(mode))
-    except (*DAMAGE, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
+    except Exception as error:  # and so do Pillow's decoders
         raise InputError(path, f"not a readable image ({error})") from error

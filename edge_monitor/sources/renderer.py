@@ -32,7 +32,7 @@ _FARTHEST_GROUND_PX = 0.4  # below the horizon
 _TUNNEL_HALF_M, _TUNNEL_TOP_M, _LAMP_PERIOD_M = 6.0, 4.0, 15.0
 _TUNNEL_SEEN_M = 120.0
 _HILLS_PER_PX = 8.0  # entries of the skyline's table per pixel
-_TUNNEL_LIGHT = 0.1
+_TUNNEL_LIGHT, _TUNNEL_LAMP = 0.06, 0.4
 
 _ROWS = _COLUMNS = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)  # middles of the pixels
 
@@ -160,11 +160,12 @@ class Renderer:
     def _light(self, z: Pixels) -> Pixels:
         """Light on a surface at distance ``z``: daylight outside, lamps inside a tunnel, our headlights."""
         near, far = (edge - self._trip.travelled_m for edge in self._trip.tunnel)
-        headlights = self._look.headlights
+        headlights: Pixels | float = self._look.headlights
         light = np.full_like(z, self._daylight)
         if near < _TUNNEL_SEEN_M:
-            light += _inside(z, near, far) * (_TUNNEL_LIGHT - self._daylight)
-            headlights = max(headlights, 0.1)
+            inside = _inside(z, near, far)
+            light += inside * (_TUNNEL_LIGHT - self._daylight)
+            headlights = headlights + 0.1 * inside
         reach = z / 14.0
         light += headlights / (1.0 + reach * reach)
         return light
@@ -192,8 +193,9 @@ class Renderer:
         z = _FOCAL_PX * _CAMERA_M / np.maximum(below, 0.01)  # of what is drawn there; the sky is far away
         mouth = self._opening(near, below)
         if near > 1.0:
-            front = _unit((z - near) / 2.0) * self._opening(near, below, 2.2) * (1.0 - mouth)
-            _paint(pixels, front, _CONCRETE * self._daylight)
+            # Its front hides whatever ground lies behind, however far to the side.
+            front = np.maximum(self._opening(near, below, 2.2), below > 0.0) * _unit((z - near) / 2.0)
+            _paint(pixels, front * (1.0 - mouth), _CONCRETE * self._daylight)
         aside = np.abs(_COLUMNS - self._middle_px(z) - _ROAD_MIDDLE_M * _FOCAL_PX / z)
         wall = _inside(z, near, far) * _unit(aside - _TUNNEL_HALF_M * _FOCAL_PX / z + 0.5)
         wall += _unit((z - far) / 2.0) * (1.0 - self._opening(far, below))
@@ -201,8 +203,9 @@ class Renderer:
         ceiling_z = _TUNNEL_TOP_M * _FOCAL_PX / np.maximum(-below, 0.5)
         wall_z = _TUNNEL_HALF_M * _FOCAL_PX / aside
         phase = (travelled + ceiling_z) % _LAMP_PERIOD_M / _LAMP_PERIOD_M
-        lamp = _unit(1.0 - 6.0 * np.abs(phase - 0.5)) * (np.minimum(1.0, 25.0 / ceiling_z) * (below < 0.0))
-        lamp = lamp * (ceiling_z < 0.8 * wall_z) + (_TUNNEL_LIGHT + 0.1 / (1.0 + wall_z / 14.0))
+        lamp = _unit(1.0 - 6.0 * np.abs(phase - 0.5)) * (ceiling_z < 0.8 * wall_z)
+        lamp *= _TUNNEL_LAMP * np.minimum(1.0, 25.0 / ceiling_z) * (below < 0.0)
+        lamp += _TUNNEL_LIGHT + 0.1 / (1.0 + wall_z / 14.0)
         _paint(pixels, wall * mouth, _CONCRETE * lamp)
 
     def _opening(self, z: float, below: Pixels, scale: float = 1.0) -> Pixels:

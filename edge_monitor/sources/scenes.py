@@ -88,8 +88,8 @@ class Road:
 
     def _adjust_exposure(self) -> None:
         """Follow the metered level; the camera knows it two frames late, so it overshoots a little."""
-        step = 0.12 * log(_METER_TARGET / self._metered.pop(0))
-        gain = self._gain * exp(min(0.12, max(-0.12, step)))
+        step = 0.06 * log(_METER_TARGET / self._metered.pop(0))
+        gain = self._gain * exp(min(0.08, max(-0.08, step)))
         self._gain = min(_GAIN_RANGE[1], max(_GAIN_RANGE[0], gain))
         self._metered.append(float(np.minimum(self._radiance[:, ::2, ::2] * self._gain, 1.0).mean()))
 

@@ -188,8 +188,8 @@ class Trip:
         ) * DT
         self._pitch_rate += 0.01 * root * bump
         self.pitch += self._pitch_rate * DT
-        self._cloud += -self._cloud * DT / 8.0 + 0.06 * sqrt(DT) * cloud
-        self.light = 1.0 + min(0.4, max(-0.4, self._cloud))
+        self._cloud += -self._cloud * DT / 8.0 + 0.08 * sqrt(DT) * cloud
+        self.light += (1.0 + min(0.4, max(-0.4, self._cloud)) - self.light) * DT / 2.0
 
     def _meet_traffic(self) -> None:
         pace = min(1.0, self.speed_mps / _MODEST_SPEED)

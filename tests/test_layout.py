@@ -1,0 +1,56 @@
+"""What the repository promises about itself."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = {
+    "LICENSE",
+    "README.md",
+    "SAFETY.md",
+    "edge_monitor",
+    "firmware_configs",
+    "pyproject.toml",
+    "tests",
+    "tools",
+}
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines()]
+
+
+def test_top_level_is_as_documented():
+    names = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    assert {name for name in names if not name.startswith(".")} == TOP
+
+
+def test_no_kernel_uses_fastmath():
+    """``fastmath`` lets the compiler delete NaN checks."""
+    for path in (ROOT / "edge_monitor" / "kernels").glob("*.py"):
+        assert not re.search(r"fastmath\s*=", path.read_text()), path
+
+
+def test_flag_table_of_the_readme_is_current():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        program = {"__name__": "readme"}
+        exec(compile((ROOT / "tools" / "readme").read_text(), "readme", "exec"), program)
+    finally:
+        sys.path.pop(0)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert program["flag_table"]() in text, "run tools/readme"
+
+
+@pytest.mark.parametrize("module", ["service", "probe", "pipeline"])
+def test_the_device_needs_no_workstation_library(module):
+    """Import with every one of them made unimportable (Numba itself takes SciPy when it is there)."""
+    heavy = ("onnx", "scipy", "matplotlib", "sklearn", "PIL", "starlette", "sqlalchemy")
+    program = f"import sys; sys.modules.update(dict.fromkeys({heavy})); import edge_monitor.{module}"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

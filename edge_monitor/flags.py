@@ -261,8 +261,7 @@ class FlagTracker:
         self.reset()
 
     def reset(self) -> None:
-        """Clear every flag and start the grace period anew."""
-        self._start_ns: int | None = None
+        """Clear every flag."""
         self.states = tuple(FlagState(row.code, FlagStatus.INACTIVE, COUNTER_PASSED, 0, 0) for row in FLAGS)
         self._released: set[str] = set()
         self._told = [(FlagStatus.INACTIVE, -STORAGE_NS)] * len(FLAGS)
@@ -281,9 +280,8 @@ class FlagTracker:
 
     def update(self, frame: int, t_ns: int, findings: Findings) -> tuple[Transition, ...]:
         """Hold every test once and return the transitions to tell; ``states`` is then current."""
-        if self._start_ns is None and findings.row is not None:
-            self._start_ns = t_ns
-        age_s = 0.0 if self._start_ns is None else (t_ns - self._start_ns) / 1e9
+        # The stream's own age: played faster or slower, a recording has the same grace period.
+        age_s = findings.vitals.age_ns / 1e9 if findings.vitals else 0.0
         transitions: list[Transition] = []
         states = list(self.states)
         for i, row in enumerate(FLAGS):

@@ -169,9 +169,10 @@ class RegionScores(msgspec.Struct, frozen=True, eq=False):
     """NN-fMRI of one frame.
 
     ``density`` (n_voxels,) float64 (D2; the input's log level), ``z`` (n_voxels,) robust z against
-    the map; NaN where the tap was masked. ``tap_score`` (n_taps,): root mean square z of the tap's voxels, NaN where
-    masked. ``worst``: voxel with the largest |theta| |z|, ``severity`` that product. ``score``:
-    spatial anomaly score of the network's own taps (1 and up), ``input_score``: of tap 0.
+    the map; NaN where the tap was masked. ``tap_score`` (n_taps,): root mean square z of the tap's
+    voxels, NaN where masked. ``worst``: voxel with the largest |theta| |z|, ``severity`` that
+    product. ``score``: spatial anomaly score of the network's own taps (1 and up), ``input_score``:
+    of tap 0.
     """
 
     density: FloatArray
@@ -189,7 +190,8 @@ class Vitals(msgspec.Struct, frozen=True):
     ``missing``: frames missing just before this one. ``repeated``: how many frames in a row had the
     same input as their predecessor; ``stale``: the same for identical activations under a changed
     input. ``rate_hz``: smoothed frame rate, None until measured. ``silence_ns``: time since the
-    last frame (0 at a frame).
+    last frame (0 at a frame). ``age_ns``: time from the first frame to the last, on the
+    stream's own clock.
     """
 
     missing: int
@@ -201,6 +203,7 @@ class Vitals(msgspec.Struct, frozen=True):
     silence_ns: int
     entropy: float | None
     confidence: float | None
+    age_ns: int = 0
 
 
 class Consistency(msgspec.Struct, frozen=True):

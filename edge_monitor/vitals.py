@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from edge_monitor.types import StatRow, Vitals
 
 EARLY_PERIODS = 0.25
@@ -29,6 +31,7 @@ class VitalsTracker:
         self._repeated = 0
         self._stale = 0
         self._mean_period_ns: float | None = None
+        self._age_ns = 0
 
     def update(self, row: StatRow) -> Vitals:
         """Take in one row.
@@ -48,6 +51,7 @@ class VitalsTracker:
             # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
             same_taps = row.signals[1:].tobytes() == last.signals[1:].tobytes()
             self._stale = self._stale + 1 if same_taps and not same_input else 0
+            self._age_ns += max(0, elapsed_ns)
             if elapsed_ns > 0:
                 before = self._mean_period_ns if self._mean_period_ns is not None else elapsed_ns
                 self._mean_period_ns = before + self._smoothing * (elapsed_ns - before)
@@ -62,6 +66,7 @@ class VitalsTracker:
             silence_ns=0,
             entropy=output.entropy if output else None,
             confidence=output.confidence if output else None,
+            age_ns=self._age_ns,
         )
         self._last = row
         self._last_vitals = vitals
@@ -72,17 +77,7 @@ class VitalsTracker:
         if self._last is None or self._last_vitals is None:
             return None
         last = self._last_vitals
-        return Vitals(
-            missing=0,
-            repeated=last.repeated,
-            stale=last.stale,
-            nonfinite=last.nonfinite,
-            rate_hz=last.rate_hz,
-            latency_ns=last.latency_ns,
-            silence_ns=max(0, t_ns - self._last.t_ns),
-            entropy=last.entropy,
-            confidence=last.confidence,
-        )
+        return msgspec.structs.replace(last, missing=0, silence_ns=max(0, t_ns - self._last.t_ns))
 
 
 def _elapsed_ns(last: StatRow, row: StatRow) -> int:

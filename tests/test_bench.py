@@ -37,6 +37,15 @@ def test_json_of_one_benchmark():
     assert result["met"] is (result["value"] >= 15.0)
 
 
+@pytest.mark.slow
+def test_everything_can_be_measured():
+    finished = bench("--quick", "--json")
+    assert finished.returncode == 0, finished.stderr
+    names = [result["name"] for result in json.loads(finished.stdout) if result["value"] is not None]
+    assert {"taps/demo/default", "moments/read", "monitor/p50", "eeg/window"} <= set(names)
+    assert {"sinks/page", "sinks/recording", "process/memory", "process/start"} <= set(names)
+
+
 def test_without_the_model_there_is_no_value(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGE_MONITOR_DATA", str(tmp_path))
     finished = bench("--quick", "--json", "--only", "taps/resnet8/*")

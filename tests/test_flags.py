@@ -101,6 +101,7 @@ class Drive:
     def __init__(self, *, past_grace=True):
         self.tracker = FlagTracker()
         self.frames = 0
+        self.first = None
         self.story = []
         if past_grace:
             self.feed(CLEAN, 61)
@@ -109,6 +110,11 @@ class Drive:
     def feed(self, findings, n=1):
         for _ in range(n):
             t_ns = int(self.frames * PERIOD_NS)
+            if self.first is None and findings.row is not None:
+                self.first = t_ns
+            age_ns = 0 if self.first is None else t_ns - self.first
+            aged = msgspec.structs.replace(findings.vitals, age_ns=age_ns)
+            findings = msgspec.structs.replace(findings, vitals=aged)
             for transition in self.tracker.update(self.frames, t_ns, findings):
                 assert (transition.frame, transition.t_ns) == (self.frames, t_ns)
                 when = round(t_ns / SECOND, 2)
@@ -366,7 +372,7 @@ def test_there_is_no_flag_of_that_name():
 
 
 def test_grace_holds_back_evidence_but_no_guard():
-    """Grace starts at the first frame, not at the first tick."""
+    """Grace is over when the stream is two seconds old, however long there were ticks before it."""
     drive = Drive(past_grace=False).feed(tick(), 300).feed(FAILED, 60)
     assert drive.standing() == set()
     assert drive.flag("INPUT_ABNORMAL").counter == COUNTER_PASSED
@@ -375,12 +381,13 @@ def test_grace_holds_back_evidence_but_no_guard():
     assert at_once.standing() == {"NON_FINITE", "INPUT_FROZEN"}
 
 
-def test_reset_clears_flags_releases_and_grace():
+def test_reset_clears_flags_and_releases():
     drive = Drive().feed(RAISERS["NON_FINITE"]).feed(FAILED, 8)
     drive.tracker.release("NON_FINITE")
     drive.tracker.reset()
-    assert drive.feed(FAILED, 59).standing() == set()
     assert drive.tracker.states == FlagTracker().states
+    drive.feed(RAISERS["NON_FINITE"]).feed(CLEAN, 60)
+    assert drive.standing() == {"NON_FINITE"}
 
 
 def test_a_healed_flag_ages_unless_its_fault_is_back():

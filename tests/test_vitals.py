@@ -59,6 +59,13 @@ def test_missing_frames(second, missing):
     assert follow(row(0), second)[1].missing == missing
 
 
+def test_age_follows_the_clock_of_the_stream_and_never_runs_back():
+    """A recording played ten times as fast is as old as the drive it shows."""
+    quick = [row(i, at=i / 10, capture=i) for i in range(31)]
+    assert follow(*quick)[-1].age_ns == pytest.approx(1e9, abs=2)
+    assert [v.age_ns for v in follow(row(0), row(1, at=-50), row(2, at=-49))][1] == 0
+
+
 @given(start=st.integers(0, 10_000), gap=st.integers(1, 1000))
 def test_every_missing_frame_counts_whatever_the_rounding_of_its_time(start, gap):
     assert follow(row(start), row(start + 1, at=start + gap))[1].missing == gap - 1

@@ -18,7 +18,7 @@ from _bench_measure import Effort, UnavailableError, durations_us
 from _bench_rows import RATE_HZ, TAPS, synthetic_rows
 from _bench_taps import DEMO, one_thread
 
-from edge_monitor.config import HealthPageSettings, RecordingSettings, SinkSettings
+from edge_monitor.config import HealthPageSettings, MonitorSettings, RecordingSettings, SinkSettings
 from edge_monitor.offline.calibrate import calibrate
 from edge_monitor.offline.observe import Observed
 from edge_monitor.pipeline import Monitor
@@ -96,7 +96,7 @@ def open_folder_sinks(region_map: RegionMap, *kinds: str) -> Iterator[list[Sink]
             "recording": RecordingSettings(folder),
         }
         chosen = SinkSettings(journal=False, **{kind: settings[kind] for kind in kinds})
-        _, sinks = open_sinks(chosen, region_map)
+        _, sinks = open_sinks(chosen, region_map, MonitorSettings())
         try:
             yield sinks
         finally:

@@ -13,7 +13,7 @@ from _venv import ROOT
 
 from edge_monitor.kernels import moments as kernel
 from edge_monitor.probe import Probe
-from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session
+from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session, quiet_options
 from edge_monitor.taps.reducer import tap_spec
 
 DEMO = ROOT / "edge_monitor" / "data" / "demo_model.onnx"
@@ -34,12 +34,7 @@ def resnet8() -> Path:
 
 def one_thread() -> dict[str, object]:
     """Session options of every model here."""
-    import onnxruntime  # noqa: PLC0415 - after edge_monitor has switched its telemetry off
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return {"sess_options": options, "providers": ["CPUExecutionProvider"]}
+    return {"sess_options": quiet_options(), "providers": ["CPUExecutionProvider"]}
 
 
 def tap_overhead(model: Callable[[], Path], *, every_tap: bool, effort: Effort) -> list[float]:

@@ -14,7 +14,7 @@ c a constant, every bin k has
 
 The window that ends at position n is the block before from p = n + 1 on, and then the block so far:
 its DFT is ``tail_k[p] + head_k`` times ``w^(-k p)``. This is the modulated sliding DFT [1]_ (phases are
-absolute, so no pole has to sit on the unit circle) with the two stacks of sliding-window
+absolute, so no rounded coefficient is ever fed back) with the two stacks of sliding-window
 aggregation [2]_ in place of subtracting the sample that leaves. Nothing is ever subtracted: a huge
 sample leaves no residue behind and rounding errors never get older than two blocks. Each sample
 enters a bin twice, so time per bin and frame does not depend on N; block ends of different taps
@@ -29,7 +29,7 @@ References
 .. [1] K. Duda, "Accurate, guaranteed stable, sliding discrete Fourier transform", IEEE Signal
    Processing Magazine 27(6), 2010.
 .. [2] K. Tangwongsan, M. Hirzel, S. Schneider, "Low-latency sliding-window aggregation in worst-case
-   constant time", DEBS 2017 (section 2: two stacks).
+   constant time", DEBS 2017 (the two-stacks algorithm).
 .. [3] D. E. Knuth, The Art of Computer Programming 2, section 4.2.2, theorem B (error of a sum).
 .. [4] E. Jacobsen, R. Lyons, "The sliding DFT", IEEE Signal Processing Magazine 20(2), 2003.
 """
@@ -222,8 +222,11 @@ def update(
     """Advance all taps and bands by one frame.
 
     ``samples`` (n_taps,), ``good`` (n_taps,); ``frame`` counts calls from 0; ``segments`` is Welch's K.
-    ``bands`` and ``twiddle`` come from `eeg.BandBank`. The states start as zeros but for every tap's
-    GAP, which starts at `GAP_LIMIT`. ``out_power`` (n_taps, n_bands): sum of density / N, NaN until
+    ``bands`` (n_bands, 4) and ``twiddle`` (sum of N, W + 2), W the largest width, come from
+    `eeg.BandBank`. The states start as zeros but for every tap's GAP, which starts at `GAP_LIMIT`:
+    ``state_row`` (2 n_taps,), ``state_taps`` (n_taps, 3), ``state_ring`` (largest N, 2 n_taps),
+    ``state_sums`` (n_taps, n_bands, DENSITY + (K-1) H + 1 of the largest N, W), ``state_tail``
+    (n_taps, sum of N, W). ``out_power`` (n_taps, n_bands): sum of density / N, NaN until
     N + (K-1) H samples are in.
     """
     hold(samples, good, frame, state_row, state_taps, state_ring)

@@ -29,7 +29,8 @@ def band_powers(rows: list[StatRow], plan: BandPlan, n_taps: int, progress: Prog
     good = np.ones(n_taps, np.bool_)
     powers = np.empty((len(rows), n_taps, len(BANDS)))
     for i, row in enumerate(rows):
-        powers[i] = bank.update(row.signals, good, 0)
+        missing = max(0, row.frame - rows[i - 1].frame - 1) if i else 0
+        powers[i] = bank.update(row.signals, good, missing)
         if i % 1000 == 0:
             progress("bands", i, len(rows))
     progress("bands", len(rows), len(rows))

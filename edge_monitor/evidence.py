@@ -97,6 +97,8 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     Exceedances closer than `EVENT_GAP` frames are one event. The rate of events over a high level
     is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
     shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
+    It is continued from every one of these peaks and the highest result counts: one rare clean
+    event far above the rest has to raise the threshold, not to pass for noise.
 
     Parameters
     ----------
@@ -112,11 +114,10 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     if peaks.size == 0:
         return float("nan")
     hours = surprise_of_frames.size / frame_rate_hz / 3600.0
-    used = min(peaks.size, 20)
-    level = peaks[used - 1]
-    spread = max(float((peaks[:used] - level).mean()), 0.1)
-    rate = used / hours
-    return float(level + spread * np.log(max(rate / events_per_hour, 1.0)))
+    largest = peaks[:20]
+    spread = max(float((largest - largest[-1]).mean()), 0.1)
+    rates = np.arange(1, largest.size + 1) / hours
+    return float((largest + spread * np.log(np.maximum(rates / events_per_hour, 1.0))).max())
 
 
 EVENT_GAP = 90

@@ -306,7 +306,8 @@ class FlagTracker:
         cause, values, occurrences = flag.cause, flag.values, flag.occurrences
         if verdict.failed:
             counter = min(COUNTER_FAILED, max(counter, 0) + row.up)
-            cause, values = verdict.cause, dict(verdict.values)
+            if status is not FlagStatus.CONFIRMED:  # what confirmed it stays its cause
+                cause, values = verdict.cause, dict(verdict.values)
             self._released.discard(row.code)
             if counter == COUNTER_FAILED and status is not FlagStatus.CONFIRMED:
                 status, occurrences = FlagStatus.CONFIRMED, occurrences + 1

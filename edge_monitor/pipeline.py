@@ -62,7 +62,7 @@ class Monitor:
             silence_ns=int(settings.silence_frames * period_ns),
             repeats_by_nature=settings.repeats_by_nature,
         )
-        self._vitals = VitalsTracker(rate_hz)
+        self._vitals = VitalsTracker(rate_hz, region_map.taps[0])
         self._eeg = EegTracker(region_map.eeg, len(region_map.taps), rate_hz)
         self._fmri = FmriTracker(region_map.taps, region_map.fmri)
         self._crossmodal = ConsistencyTracker(region_map.crossmodal)

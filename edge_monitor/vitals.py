@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edge_monitor.types import StatRow, Vitals
+from edge_monitor.types import StatRow, TapSpec, Vitals
 
 EARLY_PERIODS = 0.25
 """Jitter in frame periods that a gap may fall short of a whole number of frames."""
@@ -17,9 +17,12 @@ class VitalsTracker:
     ----------
     frame_rate_hz : float
         Nominal rate of the stream, frames per second.
+    input_tap : TapSpec
+        Tap 0.
     """
 
-    def __init__(self, frame_rate_hz: float) -> None:
+    def __init__(self, frame_rate_hz: float, input_tap: TapSpec) -> None:
+        self._input_counts = input_tap.voxel_counts()
         self._period_ns = 1e9 / frame_rate_hz
         self._smoothing = min(1.0, 1.0 / frame_rate_hz)  # time constant of one second
         self.reset()
@@ -47,7 +50,8 @@ class VitalsTracker:
             by_time = int(elapsed_ns / self._period_ns + EARLY_PERIODS) - 1
             missing = max(0, row.frame - last.frame - 1, by_time)
             same_input = row.fingerprint == last.fingerprint
-            self._repeated = self._repeated + 1 if same_input else 0
+            # A flat picture, all white or all black, is the same each time without any fault.
+            self._repeated = self._repeated + 1 if same_input and not self._is_flat(row) else 0
             # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
             same_taps = row.signals[1:].tobytes() == last.signals[1:].tobytes()
             self._stale = self._stale + 1 if same_taps and not same_input else 0
@@ -71,6 +75,14 @@ class VitalsTracker:
         self._last = row
         self._last_vitals = vitals
         return vitals
+
+    def _is_flat(self, row: StatRow) -> bool:
+        """Whether no voxel of the input varies at all, as far as the row tells."""
+        if row.spatial is None:
+            return False
+        counts = self._input_counts * row.spatial.frames
+        _, sums, squares = row.spatial.voxels[: counts.size].T
+        return bool((squares * counts <= sums * sums * (1 + 1e-9)).all())
 
     def tick(self, t_ns: int) -> Vitals | None:
         """Return the last vitals with the silence since then, None before the first frame."""

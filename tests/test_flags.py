@@ -233,7 +233,7 @@ def test_without_frames_or_findings_nothing_is_learned(row):
 def test_silence_comes_and_goes_at_once():
     drive = Drive().feed(tick(silence_ns=SECOND)).feed(tick(silence_ns=2 * SECOND))
     assert drive.standing() == {"NO_FRAMES"}
-    assert drive.flag("NO_FRAMES").values == {"silence_s": 2.0}
+    assert drive.flag("NO_FRAMES").values == {"silence_s": 1.0}
     assert drive.feed(CLEAN).standing() == set()
     assert [step[2:] for step in drive.story] == [("inactive", "confirmed"), ("confirmed", "healed")]
 

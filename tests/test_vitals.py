@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_monitor.types import OutputSummary, StatRow
+from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
 from edge_monitor.vitals import VitalsTracker
 
 RATE_HZ = 30.0
 PERIOD_NS = 1e9 / RATE_HZ
+INPUT = TapSpec("image", (1, 2, 4), (1, 1, 2))
 
 
 def row(frame, at=None, *, capture=None, fingerprint=None, signals=None, nonfinite=(0, 0), output=None):
@@ -30,7 +31,7 @@ def row(frame, at=None, *, capture=None, fingerprint=None, signals=None, nonfini
 
 
 def follow(*rows):
-    tracker = VitalsTracker(RATE_HZ)
+    tracker = VitalsTracker(RATE_HZ, INPUT)
     return [tracker.update(r) for r in rows]
 
 
@@ -113,7 +114,7 @@ def test_the_output_head_is_passed_on():
 
 
 def test_the_rate_is_unknown_at_first_and_follows_within_seconds():
-    tracker = VitalsTracker(RATE_HZ)
+    tracker = VitalsTracker(RATE_HZ, INPUT)
     assert tracker.update(row(0)).rate_hz is None
     assert tracker.update(row(1, at=0)).rate_hz is None  # two rows at one instant tell no rate
     for i in range(90):
@@ -125,7 +126,7 @@ def test_the_rate_is_unknown_at_first_and_follows_within_seconds():
 
 
 def test_a_tick_tells_the_silence_and_keeps_the_rest():
-    tracker = VitalsTracker(RATE_HZ)
+    tracker = VitalsTracker(RATE_HZ, INPUT)
     assert tracker.tick(5) is None
     last = tracker.update(row(3, at=10, capture=2, nonfinite=(1, 0)))
     silent = tracker.tick(int(15 * PERIOD_NS))
@@ -135,7 +136,7 @@ def test_a_tick_tells_the_silence_and_keeps_the_rest():
 
 
 def test_a_gap_is_told_once():
-    tracker = VitalsTracker(RATE_HZ)
+    tracker = VitalsTracker(RATE_HZ, INPUT)
     tracker.update(row(0))
     assert tracker.update(row(5)).missing == 4
     assert tracker.tick(int(6 * PERIOD_NS)).missing == 0
@@ -143,10 +144,32 @@ def test_a_gap_is_told_once():
 
 
 def test_reset_forgets_the_stream():
-    tracker = VitalsTracker(RATE_HZ)
+    tracker = VitalsTracker(RATE_HZ, INPUT)
     for i in range(3):
         tracker.update(row(i, fingerprint=1))
     tracker.reset()
     assert tracker.tick(10**12) is None
     vitals = tracker.update(row(50, fingerprint=1))
     assert (vitals.missing, vitals.repeated, vitals.rate_hz) == (0, 0, None)
+
+
+def block(pixels):
+    """Sums over the input's two voxels of four pixels each, and one tapped voxel."""
+    sums = [(np.abs(x).sum(), x.sum(), (x * x).sum()) for x in np.split(np.array(pixels, float), 2)]
+    return SpatialBlock(1, np.ones(2, bool), np.array([*sums, (1.0, 1.0, 1.0)]), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "repeated"),
+    [
+        ([255.0] * 8, 0),
+        ([0.0] * 8, 0),
+        ([0.1] * 8, 0),
+        ([255.0] * 7 + [254.0], 3),
+        ([7.0] * 4 + [9.0] * 4, 0),
+    ],
+)
+def test_a_flat_picture_repeats_without_a_fault(pixels, repeated):
+    """Over-exposed to pure white at a tunnel's exit, a live camera sends the same bits again."""
+    rows = [msgspec.structs.replace(row(i, fingerprint=5), spatial=block(pixels)) for i in range(4)]
+    assert follow(*rows)[-1].repeated == repeated

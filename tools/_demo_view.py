@@ -28,16 +28,16 @@ def render(report: HealthReport, region_map: RegionMap, scene: str, progress: Pr
     glyph, style = STATE_STYLE[report.state]
     head = Text.assemble((f" {glyph} ", style), f"  camera: {scene}   ", (" · ".join(report.reasons), "dim"))
     parts: list[RenderableType] = [head, _taps(report, region_map), _scores(report), _flags(report), progress]
-    return Panel(Group(*parts), title="edge_monitor demo: a road drive at 30 frames/s", width=100)
+    return Panel(Group(*parts), title="edge_monitor demo: a road drive at 30 frames/s")
 
 
 def _taps(report: HealthReport, region_map: RegionMap) -> Table:
     table = Table(expand=True, pad_edge=False, box=None)
     table.add_column("tap", no_wrap=True)
-    table.add_column("state", width=15)
+    table.add_column("state", no_wrap=True, min_width=15)
     for band in BANDS:
-        table.add_column(band, justify="right", width=7)
-    table.add_column("regions: |z| of each voxel", no_wrap=True)
+        table.add_column(band, justify="right", width=6)
+    table.add_column("|z| per region", no_wrap=True)
     first = 0
     for i, tap in enumerate(region_map.taps):
         bands, regions = report.bands, report.regions

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -43,13 +42,12 @@ def _signatures(region_map: RegionMap) -> Table:
     """Band profile of each layer: mean log10 power, its spread, and the mix of states."""
     plan = BandPlan.make(region_map.eeg.scale_mode, region_map.provenance.frame_rate_hz)
     table = Table(
-        box=SIMPLE,
+        box=None,
         pad_edge=False,
         title="Layer signatures: log10 band power over 10 s (edges in Hz), most frequent state",
         caption=f"nearest profile names the layer in {region_map.eeg.profile_accuracy:.0%} of other windows",
     )
     table.add_column("tap", no_wrap=True)
-    table.add_column("grid", justify="right", no_wrap=True)
     for band, (low, high) in zip(BANDS, plan.edges_hz, strict=True):
         table.add_column(f"{band}\n{low:.2g}-{high:.2g}", justify="right", no_wrap=True)
     table.add_column("mostly", no_wrap=True)
@@ -61,7 +59,6 @@ def _signatures(region_map: RegionMap) -> Table:
         top = int(mix.argmax())
         table.add_row(
             tap.name,
-            "×".join(map(str, tap.grid)),
             *cells,
             f"{STATES[top]} {mix[top]:.0%}" if mix.any() else "–",
         )
@@ -71,7 +68,7 @@ def _signatures(region_map: RegionMap) -> Table:
 def _thresholds(region_map: RegionMap) -> Table:
     null = region_map.evidence
     table = Table(
-        box=SIMPLE,
+        box=None,
         pad_edge=False,
         title=f"Evidence: budget {null.alarms_per_hour:g} false alarms per hour",
         caption=f"{null.held_out_alarms} flags in {null.held_out_hours:.2f} h of held-out clean frames",

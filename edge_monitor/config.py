@@ -137,26 +137,26 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def __post_init__(self) -> None:
         for name in ("fleet", "vehicle", "monitor"):
-            check_topic_segment(f"mqtt.{name}", getattr(self, name))
+            check_topic_segment(f"sinks.mqtt.{name}", getattr(self, name))
         if not self.host or not self.host.isprintable() or " " in self.host:
-            raise ConfigError("mqtt.host", f"{self.host!r} is no host name")
+            raise ConfigError("sinks.mqtt.host", f"{self.host!r} is no host name")
         if not 1 <= self.port <= 65535:
-            raise ConfigError("mqtt.port", f"{self.port} is outside 1 ... 65535")
+            raise ConfigError("sinks.mqtt.port", f"{self.port} is outside 1 ... 65535")
         if not 5 <= self.keepalive_s <= 65535:
-            raise ConfigError("mqtt.keepalive_s", f"{self.keepalive_s} is outside 5 ... 65535")
+            raise ConfigError("sinks.mqtt.keepalive_s", f"{self.keepalive_s} is outside 5 ... 65535")
         if not 0.1 <= self.window_s <= 60:
-            raise ConfigError("mqtt.window_s", f"{self.window_s} is outside 0.1 ... 60")
+            raise ConfigError("sinks.mqtt.window_s", f"{self.window_s} is outside 0.1 ... 60")
         if self.queue_messages < 1:
-            raise ConfigError("mqtt.queue_messages", f"{self.queue_messages} must be at least 1")
+            raise ConfigError("sinks.mqtt.queue_messages", f"{self.queue_messages} must be at least 1")
         if (self.cert_file is None) != (self.key_file is None):
-            raise ConfigError("mqtt.cert_file", "cert_file and key_file go together")
+            raise ConfigError("sinks.mqtt.cert_file", "cert_file and key_file go together")
         if self.cert_file is not None and self.ca_file is None:
-            raise ConfigError("mqtt.cert_file", "needs ca_file, which switches TLS on")
+            raise ConfigError("sinks.mqtt.cert_file", "needs ca_file, which switches TLS on")
         if self.password_file is not None and self.username is None:
-            raise ConfigError("mqtt.password_file", "needs a username")
+            raise ConfigError("sinks.mqtt.password_file", "needs a username")
         if self.ca_file is None and not self.allow_plaintext and not _is_loopback(self.host):
             raise ConfigError(
-                "mqtt.host", f"{self.host!r} is not this machine: set ca_file, or allow_plaintext: true"
+                "sinks.mqtt.host", f"{self.host!r} is not this machine: set ca_file, or allow_plaintext: true"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_monitor.errors import MapError
 from edge_monitor.kernels import surprise
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS, Evidence, FloatArray
@@ -19,14 +20,21 @@ class EvidenceTracker:
     ----------
     null : EvidenceNull
         Calibrated null distributions and thresholds; a channel whose threshold is NaN is off.
+
+    Raises
+    ------
+    MapError
+        A null of another number of channels or tail probabilities.
     """
 
     def __init__(self, null: EvidenceNull) -> None:
+        n = len(CHANNELS)
+        for name, shape in (("quantiles", (n, null.tail.size)), ("excess", (n,)), ("threshold", (n,))):
+            found = getattr(null, name).shape
+            if found != shape:
+                raise MapError(f"evidence.{name}", f"shape {found}, expected {shape}")
         self._null = null
-        self._scores = np.empty(len(CHANNELS))
-        self._smooth = np.empty(len(CHANNELS))
-        self._surprise = np.empty(len(CHANNELS))
-        self._ratio = np.empty(len(CHANNELS))
+        self._scores, self._smooth, self._surprise, self._ratio = np.empty((4, n))
         self.reset()
 
     def reset(self) -> None:
@@ -94,8 +102,8 @@ def surprise_of(scores: FloatArray, tail: FloatArray, quantiles: FloatArray, exc
 def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events_per_hour: float) -> float:
     """Surprise that clean data exceeds in at most ``events_per_hour`` separate events.
 
-    Exceedances closer than `EVENT_GAP` frames are one event. The rate of events over a high level
-    is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
+    All exceedances within one stretch of `EVENT_FRAMES` frames are one event. The rate of events over a
+    high level is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
     shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
     It is continued from every one of these peaks and the highest result counts: one rare clean
     event far above the rest has to raise the threshold, not to pass for noise.
@@ -120,14 +128,14 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     return float((largest + spread * np.log(np.maximum(rates / events_per_hour, 1.0))).max())
 
 
-EVENT_GAP = 90
-"""Frames that separate two events (three seconds at 30 frames/s; detection notes)."""
+EVENT_FRAMES = 90
+"""Frames in which all that happens is one event (three seconds at 30 frames/s)."""
 
 
 def event_peaks(values: FloatArray) -> FloatArray:
-    """Largest value of each stretch of `EVENT_GAP` consecutive frames, NaN-only stretches left out."""
-    n = -(-values.size // EVENT_GAP) * EVENT_GAP
+    """Largest value of each stretch of `EVENT_FRAMES` consecutive frames, NaN-only stretches left out."""
+    n = -(-values.size // EVENT_FRAMES) * EVENT_FRAMES
     padded = np.full(n, -np.inf)
     padded[: values.size] = np.where(np.isfinite(values), values, -np.inf)
-    peaks = padded.reshape(-1, EVENT_GAP).max(axis=1)
+    peaks = padded.reshape(-1, EVENT_FRAMES).max(axis=1)
     return np.asarray(peaks[np.isfinite(peaks)], np.float64)

@@ -170,8 +170,9 @@ def _explain_input(f: Findings) -> str:
     if f.regions is None:
         return "the picture is unusual"
     z = f.regions.z[: f.taps[0].n_voxels]
-    level = "darker or flatter" if np.nansum(z) < 0 else "brighter or busier"
-    return f"the picture is {level} than it ever was in calibration"
+    # The level is that of what the model sees: with a mean subtracted, black may lie far from 0.
+    level = "lower" if np.nansum(z) < 0 else "higher"
+    return f"the input's level is {level} than it ever was in calibration"
 
 
 def _explain_spatial(f: Findings) -> str:

@@ -96,10 +96,12 @@ class FmriTracker:
         Raises
         ------
         InputError
-            An array of another shape or dtype, strided or read-only.
+            An array of another shape or dtype, strided or read-only; a block of no frames.
         """
         if block is None:
             return self._last
+        if block.frames < 1:
+            raise InputError("spatial.frames", f"{block.frames} is below 1")
         n_taps, n_voxels = self._n_taps, self._baseline.shape[1]
         _check("spatial.voxels", block.voxels, (n_voxels, 3), "d")
         _check("spatial.taps", block.taps, (n_taps,), "?")

@@ -10,6 +10,7 @@ from edge_monitor.eeg import EegTracker
 from edge_monitor.evidence import EvidenceTracker
 from edge_monitor.flags import FLAGS, Findings, FlagTracker, Limits
 from edge_monitor.fmri import FmriTracker
+from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.region_map import RegionMap, load_region_map
 from edge_monitor.types import (
     BANDS,
@@ -24,9 +25,6 @@ from edge_monitor.types import (
     Vitals,
 )
 from edge_monitor.vitals import VitalsTracker
-
-MAX_HELD = 3
-"""Missing frames in a row that are bridged; a longer gap restarts what needs a window (D1)."""
 
 _GAMMA = BANDS.index("gamma")
 _NO_FRAME_YET = Vitals(0, 0, 0, 0, None, 0, 0, None, None)
@@ -106,7 +104,7 @@ class Monitor:
     def step(self, row: StatRow) -> HealthReport:
         """Take in one frame's row."""
         vitals = self._vitals.update(row)
-        if vitals.missing > MAX_HELD:
+        if vitals.missing > GAP_LIMIT:  # the EEG restarts its windows by itself
             self._crossmodal.reset()
             self._evidence.reset()
         good = row.nonfinite == 0

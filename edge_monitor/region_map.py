@@ -279,7 +279,8 @@ def _section(
     values = {}
     for field in msgspec.structs.fields(cls):
         key = f"{name}.{field.name}"
-        if get_origin(field.type) is np.ndarray:
+        # From NumPy 2.5 on NDArray is an alias of its own, no longer ndarray under another name.
+        if get_origin(field.type) in {np.ndarray, NDArray}:
             values[field.name] = np.ascontiguousarray(arrays[key])
         else:
             values[field.name] = msgspec.convert(meta[name][field.name], field.type)
@@ -313,7 +314,7 @@ def _verify(region_map: RegionMap, name: str) -> None:
         "evidence.quantiles": (_N_CHANNELS, n_points),
         "evidence.excess": (_N_CHANNELS,),
         "evidence.threshold": (_N_CHANNELS,),
-        "golden.outputs": (n_golden, *region_map.golden.outputs.shape[1:2]),
+        "golden.outputs": (n_golden, *region_map.golden.outputs.shape[-1:]),
         "golden.signals": (n_golden, n_taps),
     }
     for key, shape in shapes.items():
@@ -321,16 +322,11 @@ def _verify(region_map: RegionMap, name: str) -> None:
         array = getattr(getattr(region_map, section), field)
         if array.shape != shape or array.dtype != np.float64:
             raise MapError(name, f"{key} is {array.dtype}{array.shape}, not float64{shape}")
-        # NaN means "this band, voxel or channel has no baseline" in these fields, damage elsewhere.
-        may_be_missing = key in _MAY_BE_MISSING
-        bad = np.isinf(array) if may_be_missing else ~np.isfinite(array)
+        bad = np.isinf(array) if key in _MAY_BE_MISSING else ~np.isfinite(array)
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise MapError(name, f"{key}{list(index)} is {array[index]}")
-    for key in ("eeg.scale", "eeg.profile_scale", "fmri.scale", "evidence.excess", "evidence.threshold"):
-        section, field = key.split(".")
-        array = getattr(getattr(region_map, section), field)
-        if (array <= 0).any():
+        if key in _POSITIVE and (array <= 0).any():
             raise MapError(name, f"{key} must be positive, has {np.nanmin(array)}")
     _verify_values(region_map, name)
 
@@ -347,13 +343,16 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
         raise MapError(name, f"golden.frames must hold finite numbers, is {frames.dtype}{frames.shape}")
     if not 0 <= tolerance < np.inf:
         raise MapError(name, f"golden.tolerance is {tolerance}, must not be negative")
-    for key in CrossmodalNull.__struct_fields__:
+    if not 0 <= region_map.crossmodal.coherence_bias < 1:
+        raise MapError(name, f"crossmodal.coherence_bias is {region_map.crossmodal.coherence_bias}")
+    for key in ("temporal_error", "spatial_error"):  # infinite: nothing is an error
         if np.isnan(getattr(region_map.crossmodal, key)):
             raise MapError(name, f"crossmodal.{key} is nan")
     if not 0 < region_map.provenance.frame_rate_hz < np.inf:
         raise MapError(name, f"frame_rate_hz is {region_map.provenance.frame_rate_hz}, must be positive")
 
 
+# NaN means "this band, voxel or channel has no baseline" in these fields, damage elsewhere.
 _MAY_BE_MISSING = {
     "eeg.mean",
     "eeg.scale",
@@ -362,6 +361,16 @@ _MAY_BE_MISSING = {
     "fmri.scale",
     "fmri.floor",
     "evidence.quantiles",
+    "evidence.excess",
+    "evidence.threshold",
+}
+
+_POSITIVE = {
+    "eeg.floor",
+    "eeg.scale",
+    "eeg.profile_scale",
+    "fmri.scale",
+    "fmri.floor",
     "evidence.excess",
     "evidence.threshold",
 }

@@ -78,7 +78,7 @@ class VitalsTracker:
 
     def _is_flat(self, row: StatRow) -> bool:
         """Whether no voxel of the input varies at all, as far as the row tells."""
-        if row.spatial is None:
+        if row.spatial is None or not row.spatial.taps[0]:
             return False
         counts = self._input_counts * row.spatial.frames
         _, sums, squares = row.spatial.voxels[: counts.size].T

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from edge_monitor.config import FrameSettings
+from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
+from edge_monitor.offline.baselines import band_powers
 from edge_monitor.offline.calibrate import calibrate
-from edge_monitor.offline.observe import observe
+from edge_monitor.offline.observe import observe, silent
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import from_bytes, to_bytes
 from edge_monitor.service import Watch, open_probe
@@ -98,6 +100,30 @@ def test_too_few_and_non_finite_rows_are_refused(clean):
     bad = msgspec.structs.replace(clean.rows[3], nonfinite=np.ones_like(clean.rows[3].nonfinite))
     with pytest.raises(InputError, match="frame 3 gives NaN or Inf"):
         calibrate(msgspec.structs.replace(clean, rows=[*clean.rows[:3], bad, *clean.rows[4:]]))
+    blind = [msgspec.structs.replace(row, spatial=None) for row in clean.rows]
+    with pytest.raises(InputError, match="none of the first 720 frames has voxel sums"):
+        calibrate(msgspec.structs.replace(clean, rows=blind))
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, np.nan, np.inf])
+def test_a_budget_that_makes_no_sense_is_refused(clean, budget):
+    with pytest.raises(InputError, match=f"alarms_per_hour: {budget}"):
+        calibrate(clean, alarms_per_hour=budget)
+
+
+def test_bands_see_a_gap_that_only_the_clock_shows(clean, region_map):
+    """Baselines treat a gap as the monitor does: no window reaches over it."""
+    pause_ns = 10**10
+    rows = [
+        msgspec.structs.replace(row, t_capture_ns=row.t_capture_ns + pause_ns * (i >= 300))
+        for i, row in enumerate(clean.rows)
+    ]
+    plan = BandPlan.make("nyquist", clean.frame_rate_hz)
+    powers = band_powers(rows, plan, clean.taps, silent)
+    monitor = Monitor(region_map)
+    for i, row in enumerate(rows[:600]):
+        np.testing.assert_array_equal(powers[i], monitor.step(row).bands.power, err_msg=str(i))
+    assert np.isnan(powers[300]).all()
 
 
 @needs_data

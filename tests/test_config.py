@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, path, name):
 @pytest.mark.parametrize("host", ["10.0.0.5", "broker.example", "0.0.0.0", "localhost.example"])
 def test_plaintext_to_another_machine_is_refused(path, host):
     tree = changed(("sinks", "mqtt"), {"host": host, "fleet": "f", "vehicle": "v", "monitor": "m"})
-    assert refusal(path, tree).startswith(f"mqtt.host: '{host}' is not this machine")
+    assert refusal(path, tree).startswith(f"sinks.mqtt.host: '{host}' is not this machine")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])

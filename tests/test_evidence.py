@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import naive
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_monitor.errors import MapError
 from edge_monitor.evidence import (
-    EVENT_GAP,
+    EVENT_FRAMES,
     SMOOTHING,
     EvidenceTracker,
     event_peaks,
@@ -97,6 +99,14 @@ def test_a_channel_without_threshold_has_surprise_but_no_ratio():
     assert np.isnan(evidence.ratio).all()
 
 
+@pytest.mark.parametrize("name", ["tail", "quantiles", "excess", "threshold"])
+def test_a_null_that_does_not_fit_is_refused(name):
+    short = msgspec.structs.replace(null(), **{name: getattr(null(), name)[:-1]})
+    what = "quantiles" if name == "tail" else name
+    with pytest.raises(MapError, match=rf"^evidence\.{what}: shape "):
+        EvidenceTracker(short)
+
+
 def test_a_report_keeps_its_numbers():
     tracker = EvidenceTracker(null())
     first = tracker.update((1.0,) * 4)
@@ -144,9 +154,9 @@ def test_a_tail_without_spread_still_has_a_scale():
     assert excess == pytest.approx(1e-3 * clean.std())
 
 
-@given(st.lists(st.one_of(st.floats(0, 50), st.just(np.nan)), max_size=3 * EVENT_GAP + 5))
+@given(st.lists(st.one_of(st.floats(0, 50), st.just(np.nan)), max_size=3 * EVENT_FRAMES + 5))
 def test_one_peak_per_stretch(values):
-    stretches = [values[i : i + EVENT_GAP] for i in range(0, len(values), EVENT_GAP)]
+    stretches = [values[i : i + EVENT_FRAMES] for i in range(0, len(values), EVENT_FRAMES)]
     known = [[v for v in stretch if not np.isnan(v)] for stretch in stretches]
     expected = [max(stretch) for stretch in known if stretch]
     np.testing.assert_array_equal(event_peaks(np.array(values)), expected)

@@ -1,5 +1,6 @@
 """Densities and region scores."""
 
+import msgspec
 import naive
 import numpy as np
 import pytest
@@ -178,6 +179,12 @@ def read_only(array):
 )
 def test_unusable_block_is_refused_by_name(block, message):
     with pytest.raises(InputError, match=message):
+        FmriTracker(TAPS, baseline()).update(block, ALL)
+
+
+def test_a_block_of_no_frames_is_refused():
+    block = msgspec.structs.replace(spoiled(), frames=0)
+    with pytest.raises(InputError, match=r"spatial.frames: 0 is below 1"):
         FmriTracker(TAPS, baseline()).update(block, ALL)
 
 

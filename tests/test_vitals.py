@@ -173,3 +173,10 @@ def test_a_flat_picture_repeats_without_a_fault(pixels, repeated):
     """Over-exposed to pure white at a tunnel's exit, a live camera sends the same bits again."""
     rows = [msgspec.structs.replace(row(i, fingerprint=5), spatial=block(pixels)) for i in range(4)]
     assert follow(*rows)[-1].repeated == repeated
+
+
+def test_a_block_without_the_input_does_not_show_that_it_is_flat():
+    """Sums of a tap that took no part are 0, as those of a black picture are."""
+    without = msgspec.structs.replace(block([0.0] * 8), taps=np.array([False, True]))
+    rows = [msgspec.structs.replace(row(i, fingerprint=5), spatial=without) for i in range(4)]
+    assert follow(*rows)[-1].repeated == 3

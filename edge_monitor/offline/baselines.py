@@ -13,6 +13,7 @@ from edge_monitor.fmri import densities
 from edge_monitor.offline.observe import Progress
 from edge_monitor.region_map import EegBaseline, FmriBaseline
 from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
+from edge_monitor.vitals import VitalsTracker
 
 PROFILE_S = 10.0
 """Length of one layer profile, seconds (design D6)."""
@@ -23,14 +24,16 @@ TINY = 1e-30
 """Keeps logarithms finite where clean data is 0."""
 
 
-def band_powers(rows: list[StatRow], plan: BandPlan, n_taps: int, progress: Progress) -> FloatArray:
+def band_powers(
+    rows: list[StatRow], plan: BandPlan, taps: tuple[TapSpec, ...], progress: Progress
+) -> FloatArray:
     """Band powers of all rows, (n_rows, n_taps, n_bands), NaN until the windows are full."""
-    bank = BandBank(plan, n_taps)
-    good = np.ones(n_taps, np.bool_)
-    powers = np.empty((len(rows), n_taps, len(BANDS)))
+    bank = BandBank(plan, len(taps))
+    vitals = VitalsTracker(plan.frame_rate_hz, taps[0])
+    good = np.ones(len(taps), np.bool_)
+    powers = np.empty((len(rows), len(taps), len(BANDS)))
     for i, row in enumerate(rows):
-        missing = max(0, row.frame - rows[i - 1].frame - 1) if i else 0
-        powers[i] = bank.update(row.signals, good, missing)
+        powers[i] = bank.update(row.signals, good, vitals.update(row).missing)
         if i % 1000 == 0:
             progress("bands", i, len(rows))
     progress("bands", len(rows), len(rows))
@@ -39,7 +42,7 @@ def band_powers(rows: list[StatRow], plan: BandPlan, n_taps: int, progress: Prog
 
 def _robust(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Median and 1.4826 MAD over the first axis; a scale of 0 becomes NaN, "never varied"."""
-    with np.errstate(invalid="ignore"), _no_empty_slice_warning():
+    with _no_empty_slice_warning():
         median = np.nanmedian(values, axis=0)
         scale = MAD_TO_SIGMA * np.nanmedian(np.abs(values - median), axis=0)
     scale[~(scale > 0)] = np.nan

@@ -55,17 +55,21 @@ def calibrate(
     Raises
     ------
     InputError
-        Too few rows, or rows with non-finite values.
+        Too few rows, rows with non-finite values or without voxel sums; a budget that is not positive.
     """
     rows = observed.rows
     n_fit = int(len(rows) * FIT_SHARE)
+    if not 0 < alarms_per_hour < np.inf:
+        raise InputError("alarms_per_hour", f"{alarms_per_hour} is not a positive number")
     if len(rows) < MIN_FRAMES:
         raise InputError(observed.source, f"{len(rows)} frames; calibration needs at least {MIN_FRAMES}")
+    if all(row.spatial is None for row in rows[:n_fit]):
+        raise InputError(observed.source, f"none of the first {n_fit} frames has voxel sums")
     for row in rows:
         if row.nonfinite.any() or (row.output is not None and row.output.nonfinite):
             raise InputError(observed.source, f"frame {row.frame} gives NaN or Inf; clean frames are needed")
     rate_hz = observed.frame_rate_hz
-    powers = band_powers(rows, BandPlan.make(scale_mode, rate_hz), len(observed.taps), progress)
+    powers = band_powers(rows, BandPlan.make(scale_mode, rate_hz), observed.taps, progress)
     eeg = fit_eeg(powers, n_fit, scale_mode, rate_hz)
     fmri = fit_fmri(observed.taps, rows[:n_fit])
     provisional = RegionMap(

@@ -104,21 +104,22 @@ def check_config(path: Path) -> tuple[Config, list[str]]:
         region_map = load_region_map(config.region_map)
     except EdgeMonitorError as error:
         problems.append(f"region_map: {error}")
+    data: bytes | None = None
     try:
         data = Path(config.model.path).read_bytes()
     except OSError as error:
         problems.append(f"model.path: {config.model.path}: {error.strerror}")
-        data = None
+    checks: list[tuple[str, Callable[[], object]]] = []
+    if region_map is not None and data is not None:
+        checks.append(("model", lambda: region_map.require_model(data, config.model.path)))
     if region_map is not None:
-        checks: list[tuple[str, Callable[[], object]]] = [
+        checks += [
             ("source", lambda: region_map.require_frame_rate(config.source.frame_rate_hz)),
             ("source", lambda: next(iter(FrameSource(config.source, region_map.input_shape)))),
         ]
-        if data is not None:
-            checks.insert(0, ("model", lambda: region_map.require_model(data, config.model.path)))
-        for section, test in checks:
-            try:
-                test()
-            except EdgeMonitorError as error:
-                problems.append(f"{section}: {error}")
+    for section, test in checks:
+        try:
+            test()
+        except EdgeMonitorError as error:
+            problems.append(f"{section}: {error}")
     return config, problems

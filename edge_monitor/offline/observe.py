@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.config import FrameSettings
-from edge_monitor.errors import InputError, ModelError
+from edge_monitor.errors import InputError, ModelError, RecordingError
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import Golden, Runtime, from_bytes
 from edge_monitor.sources.frames import FrameSource
@@ -60,7 +60,7 @@ def observe(
     ModelError
         The model cannot be tapped, or its answers change when it is.
     InputError
-        There are too few frames.
+        There are no frames.
     """
     data = _read_model(model)
     rows: list[StatRow] = []
@@ -111,6 +111,10 @@ def observe_recording(model: Path, recording: Path) -> Observed:
         The recording is of another model.
     """
     reader = RecordingReader(recording)
+    try:
+        device = msgspec.convert(reader.metadata, Runtime)
+    except msgspec.ValidationError as error:
+        raise RecordingError(recording, f"does not say which versions made it ({error})") from error
     region_map = from_bytes(reader.region_map_bytes(), f"{recording}: region map")
     region_map.require_model(_read_model(model), str(model))
     origin = region_map.provenance
@@ -122,7 +126,7 @@ def observe_recording(model: Path, recording: Path) -> Observed:
         taps=region_map.taps,
         rows=[item for item, _ in reader.items() if isinstance(item, StatRow)],
         golden=region_map.golden,
-        device=msgspec.convert(reader.metadata, Runtime),
+        device=device,
     )
 
 

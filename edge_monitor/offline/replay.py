@@ -8,6 +8,7 @@ import msgspec
 
 from edge_monitor.config import MonitorSettings
 from edge_monitor.digest import report_digest
+from edge_monitor.errors import RecordingError
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import from_bytes
@@ -15,11 +16,15 @@ from edge_monitor.sources.recording import RecordingReader
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """Outcome of a replay: reports compared, how many were identical to the bit, what happened."""
+    """Outcome of a replay: reports compared, how many were identical to the bit, what happened.
+
+    ``lost``: inputs that never reached the recording; reports after a loss cannot be reproduced.
+    """
 
     compared: int
     identical: int
     truncated: bool
+    lost: int
     transitions: tuple[str, ...]
 
 
@@ -29,13 +34,16 @@ def replay(path: Path, progress: Progress = silent) -> Replayed:
     Raises
     ------
     RecordingError
-        The file is missing, no recording, or holds no input.
+        The file is missing, no recording, holds no input, or was made under settings unknown here.
     MapError
         The embedded region map is damaged.
     """
     reader = RecordingReader(path)
     region_map = from_bytes(reader.region_map_bytes(), f"{path}: region map")
-    settings = msgspec.json.decode(reader.metadata.get("monitor_settings", "{}"), type=MonitorSettings)
+    try:
+        settings = msgspec.json.decode(reader.metadata.get("monitor_settings", "{}"), type=MonitorSettings)
+    except msgspec.MsgspecError as error:
+        raise RecordingError(path, f"monitor_settings cannot be used ({error})") from error
     monitor = Monitor(region_map, settings)
     compared = identical = 0
     transitions: list[str] = []
@@ -49,4 +57,4 @@ def replay(path: Path, progress: Progress = silent) -> Replayed:
         if compared % 500 == 0:
             progress("replay", compared, None)
     progress("replay", compared, compared)
-    return Replayed(compared, identical, reader.truncated, tuple(transitions))
+    return Replayed(compared, identical, reader.truncated, reader.lost, tuple(transitions))

@@ -15,6 +15,7 @@ import yaml
 from edge_monitor.errors import ConfigError
 
 MAX_SEGMENT = 64
+MAX_THREADS = 256
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,8 +25,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}, must be at least 1")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"threads is {self.threads}, must lie in 1 ... {MAX_THREADS}")
 
 
 class FrameSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -179,6 +180,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sinks: SinkSettings = SinkSettings()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path) -> Config:
     """Read and check a YAML file.
 
@@ -189,13 +203,15 @@ def load_config(path: str | Path) -> Config:
         one line that names the file, the key and the value.
     """
     try:
-        data = yaml.safe_load(Path(path).read_bytes())
+        # Not safe_load: of a key given twice it keeps the last and says nothing.
+        data = yaml.load(Path(path).read_bytes(), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(path, error.strerror or str(error)) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(path, f"not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):
-        raise ConfigError(path, f"holds {type(data).__name__}, not keys with values")
+        found = "is empty" if data is None else f"holds {type(data).__name__}, not keys with values"
+        raise ConfigError(path, found)
     _check_keys(path, data, Config, "")
     try:
         return msgspec.convert(data, Config)

@@ -294,25 +294,30 @@ def log_powers(power: FloatArray, floor: FloatArray) -> FloatArray:
     return np.asarray(np.log(power + floor), np.float64)
 
 
-def nearest_profile(profile: FloatArray, profile_mean: FloatArray, profile_scale: FloatArray) -> int | None:
+def nearest_profile(
+    profile: FloatArray, profile_mean: FloatArray, profile_covariance: FloatArray
+) -> int | None:
     """Which tap a band profile looks like (the layer's signature).
 
     Parameters
     ----------
     profile : (n_bands,) float64
         Mean log powers of an unknown tap, NaN where unknown.
-    profile_mean, profile_scale : (n_taps, n_bands) float64
+    profile_mean, profile_covariance : (n_taps, n_bands), (n_taps, n_bands, n_bands) float64
         `EegBaseline`'s signatures, NaN where a tap has none.
 
     Returns
     -------
     int or None
-        The tap with the smallest mean squared standardised distance over the bands both know;
+        The tap at the smallest squared Mahalanobis distance per band, over the bands both know: a
+        busier scene lifts all bands together, which a distance band by band takes for another layer.
         None when no tap shares a band with the profile.
     """
-    squared = ((profile - profile_mean) / profile_scale) ** 2
-    shared = ~np.isnan(squared)
-    bands = shared.sum(axis=1)
-    distance = np.full(bands.size, np.inf)
-    np.divide(np.where(shared, squared, 0.0).sum(axis=1), bands, out=distance, where=bands > 0)
-    return int(distance.argmin()) if bands.any() else None
+    distances = np.full(len(profile_mean), np.inf)
+    for tap, (mean, covariance) in enumerate(zip(profile_mean, profile_covariance, strict=True)):
+        shared = ~np.isnan(profile - mean + np.diag(covariance))
+        if shared.any():
+            off = (profile - mean)[shared]
+            whitened = np.linalg.solve(covariance[np.ix_(shared, shared)], off)
+            distances[tap] = off @ whitened / shared.sum()
+    return int(distances.argmin()) if np.isfinite(distances).any() else None

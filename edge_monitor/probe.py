@@ -208,20 +208,20 @@ class Probe:
                 self._lock.release()
         with self._count_lock:
             self.unobserved += 1
-        answer: list[Any] = self._session.run(output_names or self._outputs, input_feed, run_options)
+        answer: list[Any] = self._session.run(self._names(output_names), input_feed, run_options)
         if failure is not None:
             self._detach(failure)
         return answer
 
     def run_async(self, output_names: Sequence[str] | None, *args: object, **kwargs: object) -> None:
         """Run in the background, unobserved."""
-        self._session.run_async(output_names or self._outputs, *args, **kwargs)
+        self._session.run_async(self._names(output_names), *args, **kwargs)
 
     def run_with_ort_values(
         self, output_names: Sequence[str] | None, *args: object, **kwargs: object
     ) -> list[Any]:
         """Run on the runtime's own values, unobserved."""
-        answer: list[Any] = self._session.run_with_ort_values(output_names or self._outputs, *args, **kwargs)
+        answer: list[Any] = self._session.run_with_ort_values(self._names(output_names), *args, **kwargs)
         return answer
 
     def get_outputs(self) -> list[Any]:
@@ -234,6 +234,17 @@ class Probe:
     def note(self, t_capture_ns: int | None = None, **context: float | None) -> None:
         """Say what belongs to the next frame: its capture time, and named numbers (None: not known)."""
         self._note = (t_capture_ns, context)
+
+    def _names(self, output_names: Sequence[str] | None) -> Sequence[str]:
+        """Name the outputs to ask the session for: the model's own by default, and never a tap."""
+        if not output_names:
+            return self._outputs
+        taps = [tap.name for tap in self.taps[1:]]
+        if not isinstance(output_names, (list, tuple)):
+            return output_names
+        # A tap has to be as unknown as it is to the untapped session. The NUL makes it so, and the
+        # runtime's message, a C string, ends before it.
+        return [f"{name}\0" if name in taps else name for name in output_names]
 
     def _find_places(
         self, output_names: Sequence[str] | None, feed: Mapping[str, Any], run_options: object

@@ -13,7 +13,7 @@ import os
 import platform
 import zipfile
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -25,6 +25,14 @@ from edge_monitor.errors import MapError
 from edge_monitor.types import BANDS, CHANNELS, STATES, FloatArray, TapSpec
 
 FORMAT = 1
+
+
+def _runtime_version() -> str:
+    """Name and version of the installed ONNX Runtime, of which vendors ship builds under other names."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(PackageNotFoundError):
+            return f"{name} {version(name)}"
+    return "onnxruntime, version unknown"
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -40,7 +48,7 @@ class Runtime(msgspec.Struct, frozen=True):
     def here(cls) -> Runtime:
         """Versions of this interpreter and machine; imports nothing heavy to learn them."""
         return cls(
-            runtime=f"onnxruntime {version('onnxruntime')}",
+            runtime=_runtime_version(),
             machine=platform.machine(),
             python=platform.python_version(),
             numpy=np.__version__,
@@ -72,9 +80,10 @@ class EegBaseline(msgspec.Struct, frozen=True, eq=False):
 
     ``floor`` is added before the logarithm (signal units squared); ``mean`` and ``scale`` are
     median and 1.4826 MAD of log(power + floor), NaN where the band is unobservable or dead.
-    ``profile_mean``, ``profile_scale``: the layer's signature, mean and standard deviation over
-    10 s windows of log power. ``state_mix`` (n_taps, n_states): share of clean frames per state.
-    ``profile_accuracy``: share of held-out 10 s windows whose nearest profile is the right layer.
+    ``profile_mean`` and ``profile_covariance`` (n_taps, n_bands, n_bands): the layer's signature, mean
+    and covariance over 10 s windows of log power. ``state_mix`` (n_taps, n_states): share of clean
+    frames per state. ``profile_accuracy``: share of held-out 10 s windows whose nearest profile is the
+    right layer, None when there was no such window.
     """
 
     scale_mode: str
@@ -82,9 +91,9 @@ class EegBaseline(msgspec.Struct, frozen=True, eq=False):
     mean: FloatArray
     scale: FloatArray
     profile_mean: FloatArray
-    profile_scale: FloatArray
+    profile_covariance: FloatArray
     state_mix: FloatArray
-    profile_accuracy: float
+    profile_accuracy: float | None
 
 
 class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
@@ -304,7 +313,7 @@ def _verify(region_map: RegionMap, name: str) -> None:
         "eeg.mean": bands,
         "eeg.scale": bands,
         "eeg.profile_mean": bands,
-        "eeg.profile_scale": bands,
+        "eeg.profile_covariance": (*bands, _N_BANDS),
         "eeg.state_mix": (n_taps, _N_STATES),
         "fmri.median": (n_voxels,),
         "fmri.scale": (n_voxels,),
@@ -357,7 +366,7 @@ _MAY_BE_MISSING = {
     "eeg.mean",
     "eeg.scale",
     "eeg.profile_mean",
-    "eeg.profile_scale",
+    "eeg.profile_covariance",
     "fmri.scale",
     "fmri.floor",
     "evidence.quantiles",
@@ -368,7 +377,6 @@ _MAY_BE_MISSING = {
 _POSITIVE = {
     "eeg.floor",
     "eeg.scale",
-    "eeg.profile_scale",
     "fmri.scale",
     "fmri.floor",
     "evidence.excess",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -32,6 +33,10 @@ from edge_monitor.types import HealthReport, MonitorInput, Tick
 
 STEP_SAMPLES = 4096
 """Durations of `Monitor.feed` that are kept for their median."""
+STOP_S = 0.1
+"""Longest wait between two looks at whether `Service.stop` was called."""
+TELL_S = 1.0
+"""Pause between two looks at what the sinks complain about."""
 
 
 class Watch:
@@ -67,7 +72,9 @@ class Watch:
         self.confirmed += sum(transition.after == "confirmed" for transition in report.transitions)
         for page in self._pages:
             page.step_ns = step_ns
-            page.dropped_records = sum(getattr(sink, "dropped", 0) for sink in self.sinks)
+            page.dropped_records = sum(
+                getattr(sink, "dropped", 0) + getattr(sink, "failed", 0) for sink in self.sinks
+            )
         for sink in self.sinks:
             sink.write(item, report)
         return report
@@ -112,56 +119,69 @@ class Service:
         model, name = load_model(config.model.path)
         region_map.require_model(model, name)
         self._config = config
-        self._stop = threading.Event()
-        self._said: set[str] = set()
+        # No threading.Event: a signal handler that sets the one its own thread is waiting on may deadlock.
+        self._stopping = False
         self._frames = FrameSource(config.source, region_map.input_shape)
         self.recording, sinks = open_sinks(config.sinks, region_map, config.monitor, _hash(config))
         self._watch = Watch(Monitor(region_map, config.monitor), sinks)
         try:
             self._probe = open_probe(model, region_map, self._watch, threads=config.model.threads)
-        except Exception:
+        except BaseException:
             self._watch.close()
             raise
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:  # noqa: ARG002 - a signal handler's arguments
         """End `run` after the current frame; fit as a signal handler."""
-        self._stop.set()
+        self._stopping = True
 
     def run(self) -> Served:
         """Serve until the frames end or `stop` is called; closes every sink in any case."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
         settings, probe, watch = self._config.source, self._probe, self._watch
         name = probe.get_inputs()[0].name
         period_s = 1.0 / settings.frame_rate_hz
         due_s = time.monotonic()
         served = 0
+        served_all = threading.Event()
+        teller = threading.Thread(target=_tell_troubles, args=(watch.sinks, served_all), daemon=True)
         try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.stop)
+            teller.start()
             for frame in self._frames:
                 if settings.realtime:
                     # After a stall the next frame is due now, not all the missed ones at once.
                     due_s = max(due_s + period_s, time.monotonic() - period_s)
-                    self._stop.wait(max(0.0, due_s - time.monotonic()))
-                if self._stop.is_set():
+                    while not self._stopping and (rest_s := due_s - time.monotonic()) > 0.0:
+                        time.sleep(min(rest_s, STOP_S))
+                if self._stopping:
                     break
                 probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
                 probe.run(None, {name: frame.array})
                 if not probe.attached:
                     watch.feed(Tick(time.monotonic_ns()))
                 served += 1
-                if served % int(max(1, settings.frame_rate_hz)) == 0:
-                    self._say_troubles()
         finally:
             watch.close()
-            self._say_troubles()
+            served_all.set()
+            teller.join(TELL_S)
         return Served(served, watch.confirmed, watch.step_us_p50(), self.recording)
 
-    def _say_troubles(self) -> None:
-        """Tell once, on standard error, what each sink complains about."""
-        for sink in self._watch.sinks:
-            error = getattr(sink, "error", None)
-            if error is not None and error not in self._said:
-                self._said.add(error)
+
+def _tell_troubles(sinks: Sequence[Sink], served_all: threading.Event) -> None:
+    """Tell once, on standard error, what each sink complains about; a last time when all is served.
+
+    In a thread of its own: standard error may be a pipe that nobody reads
+    (test_cli.py::test_standard_error_that_nobody_reads_stops_nothing).
+    """
+    said: set[str] = set()
+    last = False
+    while not last:
+        last = served_all.wait(TELL_S)
+        errors = (getattr(sink, "error", None) for sink in sinks)
+        new = [error for error in errors if error is not None and error not in said]
+        said.update(new)
+        with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
+            for error in new:
                 print(f"warning {error}", file=sys.stderr, flush=True)
 
 
@@ -208,7 +228,7 @@ def open_sinks(
         if settings.health_page is not None:
             sinks.append(HealthPageSink(settings.health_page.path, settings.health_page.data_id))
         if settings.journal:
-            sinks.append(JournalSink())
+            sinks.append(QueuedSink(JournalSink()))
         if settings.recording is not None:
             recording = str(_recording_path(Path(settings.recording.folder)))
             tap_names = tuple(tap.name for tap in region_map.taps)
@@ -222,7 +242,7 @@ def open_sinks(
             sinks.append(QueuedSink(RecordingSink(Path(recording), map_bytes, metadata, tap_names)))
         if settings.mqtt is not None:
             sinks.append(MqttSink(settings.mqtt, versions=versions, hashes=hashes))
-    except Exception:
+    except BaseException:
         for sink in sinks:
             sink.close()
         raise

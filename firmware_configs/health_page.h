@@ -3,7 +3,7 @@
  *
  * The page is a file in a tmpfs. Map it once, read-only and shared, and call em_health_page_read as
  * often as you like; the monitor never replaces the file. Needs C11, GCC or Clang, a little-endian
- * machine. The twin of this header is edge_monitor/sinks/health_page.py.
+ * machine. The twin of this header is edge_monitor/sinks/health_page_layout.py.
  */
 #ifndef EDGE_MONITOR_HEALTH_PAGE_H
 #define EDGE_MONITOR_HEALTH_PAGE_H

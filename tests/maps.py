@@ -89,7 +89,7 @@ def minimal_map(
             mean=np.zeros(bands),
             scale=np.ones(bands),
             profile_mean=np.zeros(bands),
-            profile_scale=np.ones(bands),
+            profile_covariance=np.tile(np.eye(len(BANDS)), (len(specs), 1, 1)),
             state_mix=np.full((len(specs), len(STATES)), 1 / len(STATES)),
             profile_accuracy=0.0,
         ),

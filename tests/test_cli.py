@@ -1,10 +1,12 @@
 """The command line as a user meets it: real processes, real files, one clear line for each mistake."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -150,6 +152,47 @@ def test_sigterm_stops_a_run_cleanly(home, tmp_path):
     assert served["frames"] >= 1
     replayed = edge_monitor("replay", served["recording"], "--json")
     assert json.loads(replayed.stdout)["truncated"] is False
+
+
+@pytest.mark.parametrize("reader", ["gone", "asleep"])
+def test_standard_error_that_nobody_reads_stops_nothing(home, tmp_path, free_port, reader):
+    mqtt = {"host": "127.0.0.1", "port": free_port, "fleet": "f", "vehicle": "v", "monitor": "m"}
+    sinks = {"mqtt": mqtt, "recording": {"folder": str(tmp_path)}}
+    path = config(home, tmp_path, sinks=sinks, source__realtime=True, source__limit=60)
+    ours, theirs = os.pipe()
+    if reader == "gone":
+        os.close(ours)
+    else:
+        os.set_blocking(theirs, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(theirs, b"x" * 65536)
+        os.set_blocking(theirs, True)
+    command = [sys.executable, "-m", "edge_monitor.cli", "run", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        wedged = threading.Timer(60, process.kill)
+        wedged.start()
+        answer = process.stdout.readline()
+        wedged.cancel()
+        if reader == "asleep":
+            os.close(ours)  # what still waits to be written ends now
+    served = json.loads(answer)
+    assert served["frames"] == 60
+    replayed = json.loads(edge_monitor("replay", served["recording"], "--json").stdout)
+    assert (replayed["compared"], replayed["truncated"]) == (60, False)
+
+
+def test_a_broken_image_ends_the_run_with_one_line_and_a_whole_recording(home, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(np.load(home / "frames.npy")[:20]):
+        np.save(folder / f"{i:02}.npy", frame)
+    (folder / "12.npy").write_bytes(b"broken")
+    line = refused("run", config(home, tmp_path, source__frames=str(folder)))
+    assert str(folder / "12.npy") in line
+    replayed = json.loads(edge_monitor("replay", *tmp_path.glob("*.mcap"), "--json").stdout)
+    assert (replayed["compared"], replayed["truncated"]) == (12, False)
 
 
 def test_unreachable_broker_is_said_and_the_monitor_goes_on(home, tmp_path, free_port):

@@ -203,7 +203,7 @@ def test_a_wrong_value_is_named_with_its_key(path, place, value, words):
 )
 def test_what_is_no_yaml_mapping_is_refused(path, text):
     message = refusal(path, text)
-    assert message.startswith(("not YAML (", "holds "))
+    assert message.startswith(("not YAML (", "holds ", "is empty"))
 
 
 def test_bytes_that_are_no_text_are_refused(path):
@@ -261,3 +261,18 @@ def test_a_topic_segment(text):
 def test_no_topic_segment(text):
     with pytest.raises(ConfigError, match=r"mqtt\.fleet: "):
         check_topic_segment("mqtt.fleet", text)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {path: m.onnx, threads: 1, threads: 2}\nregion_map: m.npz\nsource: {frames: x}\n")
+    with pytest.raises(ConfigError, match="key threads is given twice"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("model: " + "[" * 5000, "not YAML")])
+def test_empty_and_bottomless_files_are_refused(tmp_path, text, words):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_config(path)

@@ -1,6 +1,7 @@
 """The shipped demo: what the README promises, on trips that neither training nor calibration has seen."""
 
 import json
+import signal
 import subprocess
 import sys
 from itertools import islice
@@ -14,6 +15,7 @@ from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import load_region_map
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.camera_faults import camera_fault
+from edge_monitor.sources.recording import RecordingReader
 from edge_monitor.sources.scenes import Road
 from edge_monitor.types import BANDS, STATES, FlagStatus
 
@@ -74,6 +76,30 @@ def test_the_script_says_what_it_promises(tmp_path):
     )
     replayed = json.loads(again.stdout)
     assert replayed["identical"] == replayed["compared"] == result["frames"]
+
+
+def test_ctrl_c_ends_the_script_with_a_whole_recording(tmp_path):
+    command = [sys.executable, ROOT / "tools" / "demo", "--recordings", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "WARMING" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    (recording,) = tmp_path.glob("*.mcap")
+    assert str(recording) in err
+    reader = RecordingReader(recording)
+    assert list(reader.items())
+    assert not reader.truncated
+
+
+def test_a_folder_that_holds_no_recordings_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, ROOT / "tools" / "demo", "--fast", "--recordings", tmp_path / "file"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error:")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("seed", UNSEEN)
@@ -149,7 +175,9 @@ def test_a_nearest_profile_names_the_layer_on_unseen_trips(region_map):
                 profile = np.mean(window, axis=0)
                 window.clear()
                 named += [
-                    nearest_profile(profile[tap], region_map.eeg.profile_mean, region_map.eeg.profile_scale)
+                    nearest_profile(
+                        profile[tap], region_map.eeg.profile_mean, region_map.eeg.profile_covariance
+                    )
                     == tap
                     for tap in range(len(region_map.taps))
                 ]

@@ -326,18 +326,34 @@ def test_a_useless_baseline_is_refused(field, value, message):
 
 
 def test_a_layer_is_known_by_its_profile():
+    """Against a Gaussian classifier's distance, written out; covariances with strong common movement."""
     rng = np.random.default_rng(11)
-    mean, scale = rng.normal(size=(6, 5)), rng.uniform(0.1, 0.2, (6, 5))
-    for tap in range(6):
-        assert nearest_profile(mean[tap] + 0.1 * scale[tap], mean, scale) == tap
+    mean = rng.normal(size=(6, 5))
+    roots = rng.normal(size=(6, 5, 5))
+    covariance = roots @ roots.transpose(0, 2, 1) + 4.0 + 0.1 * np.eye(5)
+    for _ in range(50):
+        profile = rng.normal(size=5)
+        distances = [
+            (profile - m) @ np.linalg.inv(c) @ (profile - m) for m, c in zip(mean, covariance, strict=True)
+        ]
+        assert nearest_profile(profile, mean, covariance) == int(np.argmin(distances))
+
+
+def test_bands_that_move_together_are_one_hint():
+    """All bands 2 up is what a busy scene does to tap 0; band by band tap 1 would look nearer."""
+    mean = np.array([np.zeros(3), np.full(3, 3.0)])
+    covariance = np.stack([np.eye(3) * 0.1 + 1.0, np.eye(3) * 0.1 + 0.05])
+    assert nearest_profile(np.full(3, 2.0), mean, covariance) == 0
 
 
 def test_profiles_are_compared_over_the_bands_both_know():
-    mean, scale = np.array([[0.0, 0.0, np.nan], [1.0, 1.0, 1.0]]), np.ones((2, 3))
+    mean = np.array([[0.0, 0.0, np.nan], [1.0, 1.0, 1.0]])
+    covariance = np.tile(np.eye(3), (2, 1, 1))
+    covariance[0, 2] = covariance[0, :, 2] = np.nan
     # Distances 0.5 over two bands against 1 over three; as sums tap 1 would not lose so clearly.
-    assert nearest_profile(np.array([0.0, 1.0, 3.0]), mean, scale) == 0
-    assert nearest_profile(np.array([np.nan, np.nan, 3.0]), mean, scale) == 1
-    assert nearest_profile(np.full(3, np.nan), mean, scale) is None
+    assert nearest_profile(np.array([0.0, 1.0, 3.0]), mean, covariance) == 0
+    assert nearest_profile(np.array([np.nan, np.nan, 3.0]), mean, covariance) == 1
+    assert nearest_profile(np.full(3, np.nan), mean, covariance) is None
 
 
 def test_log_powers_keep_silence_finite_and_nan_unknown():

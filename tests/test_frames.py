@@ -178,6 +178,10 @@ def test_a_source_that_does_not_exist(tmp_path):
     assert refusal(tmp_path / "gone") == f"{tmp_path / 'gone'}: no such file or directory"
 
 
+def test_a_name_that_the_system_refuses():
+    assert refusal("x" * 300) == f"{'x' * 300}: File name too long"
+
+
 def test_a_folder_without_frames(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     assert "holds no frames" in refusal(tmp_path)

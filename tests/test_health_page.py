@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from handmade import bands, consistency, evidence, flag, regions, report, row, vitals
@@ -13,15 +14,10 @@ from msgspec.structs import asdict, replace
 
 from edge_monitor.errors import InputError
 from edge_monitor.flags import FLAGS
-from edge_monitor.sinks.health_page import (
-    FIELDS,
-    LENGTH,
-    SIZE,
-    HealthPageReader,
-    HealthPageSink,
-    Page,
-    PageStatus,
-)
+from edge_monitor.service import Watch
+from edge_monitor.sinks.health_page import HealthPageSink
+from edge_monitor.sinks.health_page_layout import FIELDS, LENGTH, SIZE
+from edge_monitor.sinks.health_page_reader import HealthPageReader, Page, PageStatus
 from edge_monitor.types import FlagStatus, HealthState, Tick
 
 DATA_ID = 0xE0A1B2C3
@@ -330,6 +326,19 @@ def test_places_where_no_page_can_be(tmp_path):
     for place in (tmp_path / "missing", short):
         with pytest.raises(InputError, match="no health page to read"):
             HealthPageReader(place, DATA_ID, LATE)
+
+
+def test_a_file_of_something_else_is_left_alone(path):
+    path.write_bytes(bytes(range(256)) * 3)
+    with pytest.raises(InputError, match="768 bytes of something else"):
+        HealthPageSink(path, DATA_ID)
+    assert path.read_bytes() == bytes(range(256)) * 3
+
+
+def test_what_any_sink_lost_is_on_the_page(sink, reader):
+    monitor = SimpleNamespace(feed=lambda _item: now())
+    Watch(monitor, [sink, SimpleNamespace(dropped=2, failed=3, write=lambda *_: None)]).feed(row())
+    assert reader.read().page.dropped_records == 5
 
 
 def test_a_full_tmpfs_is_refused_at_the_start(path, monkeypatch):

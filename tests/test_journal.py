@@ -6,6 +6,7 @@ from handmade import report, row, transition
 from msgspec.structs import replace
 
 from edge_monitor.sinks.journal import JournalSink
+from edge_monitor.sinks.queued import QueuedSink
 
 
 def lines(*transitions):
@@ -75,10 +76,16 @@ def closed():
 @pytest.mark.parametrize(
     "stream", [FullDisk(), closed(), io.TextIOWrapper(io.BytesIO(), "ascii")], ids=["full", "closed", "ascii"]
 )
-def test_a_line_that_the_stream_refuses_is_counted(stream):
-    sink = JournalSink(stream)
-    sink.write(
-        row(), report(transitions=[replace(transition(), cause="θ"), replace(transition(), cause="σ")])
-    )
-    assert sink.dropped == 2
+def test_what_the_stream_refuses_is_counted_and_told(stream):
+    sink = QueuedSink(JournalSink(stream))
+    for _ in range(2):
+        sink.write(row(), report(transitions=[replace(transition(), cause="θ")]))
     sink.close()
+    assert sink.failed == 2
+    assert sink.error
+
+
+def test_lost_reports_are_said():
+    stream = io.StringIO()
+    JournalSink(stream).lost(3)
+    assert stream.getvalue() == "warning JOURNAL reports_lost=3\n"

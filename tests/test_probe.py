@@ -263,6 +263,21 @@ def test_errors_of_the_model_reach_the_caller_as_they_are(make, call, recorder):
     assert len(recorder.rows) == 1
 
 
+@both_ways
+def test_a_tap_is_as_unknown_as_in_the_untapped_session(make, recorder):
+    plain, probe, frame = session_of(models.cnn()), make(recorder), frames(1)[0]
+    values = {"input": onnxruntime.OrtValue.ortvalue_from_numpy(frame)}
+    for names in (["relu1"], ["probabilities", "clip2"]):
+        for call, feed in (("run", {"input": frame}), ("run_with_ort_values", values)):
+            with pytest.raises(Exception, match="Invalid output name") as expected:
+                getattr(plain, call)(names, feed)
+            with pytest.raises(Exception, match="Invalid output name") as found:
+                getattr(probe, call)(names, feed)
+            assert type(found.value) is type(expected.value)
+            assert str(found.value) == str(expected.value)
+    assert (probe.attached, probe.errors, recorder.rows) == (True, 0, [])
+
+
 def failing_gather():
     """Model whose second input may be out of range: an error that only shows while it runs."""
     nodes = [

@@ -32,11 +32,11 @@ def render(report: HealthReport, region_map: RegionMap, scene: str, progress: Pr
 
 
 def _taps(report: HealthReport, region_map: RegionMap) -> Table:
-    table = Table(expand=True, pad_edge=False, box=None)
+    table = Table(expand=True, pad_edge=False, padding=(0, 1, 0, 0), box=None)
     table.add_column("tap", no_wrap=True)
     table.add_column("state", no_wrap=True, min_width=15)
     for band in BANDS:
-        table.add_column(band, justify="right", width=6)
+        table.add_column(band, justify="right", min_width=5)
     table.add_column("|z| per region", no_wrap=True)
     first = 0
     for i, tap in enumerate(region_map.taps):
@@ -85,7 +85,7 @@ def _scores(report: HealthReport) -> Text:
     score = consistency.score if consistency else None
     return Text(
         f"confidence {show(vitals.confidence)}  entropy {show(vitals.entropy)}  "
-        f"rate {show(vitals.rate_hz, 1)} Hz  latency {vitals.latency_ns / 1e6:.2f} ms  "
+        f"rate {show(vitals.rate_hz, 1)} Hz  latency {vitals.latency_ns / 1e6:.2f} ms\n"
         f"consistency {show(score)}  agreement {show(agreement)}",
         "dim",
     )

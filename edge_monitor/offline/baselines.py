@@ -60,13 +60,9 @@ def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> 
     mean[np.isnan(scale)] = np.nan
     length = max(1, int(PROFILE_S * rate_hz))
     fit, held_out = _profiles(logs[:n_fit], length), _profiles(logs[n_fit:], length)
-    if len(fit) >= 2:
-        profile_mean, profile_scale = fit.mean(axis=0), fit.std(axis=0)
-        profile_scale[~(profile_scale > 0)] = np.nan
-    else:
-        profile_mean, profile_scale = mean, scale
+    profile_mean, profile_covariance = _signatures(fit) if len(fit) >= 2 else (mean, _diagonal(scale**2))
     named = [
-        nearest_profile(profile[tap], profile_mean, profile_scale) == tap
+        nearest_profile(profile[tap], profile_mean, profile_covariance) == tap
         for profile in held_out
         for tap in range(profile.shape[0])
     ]
@@ -76,9 +72,9 @@ def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> 
         mean=mean,
         scale=scale,
         profile_mean=profile_mean,
-        profile_scale=profile_scale,
+        profile_covariance=profile_covariance,
         state_mix=np.zeros((powers.shape[1], len(STATES))),
-        profile_accuracy=float(np.mean(named)) if named else 0.0,
+        profile_accuracy=float(np.mean(named)) if named else None,
     )
 
 
@@ -88,6 +84,27 @@ def _profiles(logs: FloatArray, length: int) -> FloatArray:
     n = len(warm) // length
     with _no_empty_slice_warning():
         return np.asarray(np.nanmean(warm[: n * length].reshape(n, length, *logs.shape[1:]), axis=1))
+
+
+def _signatures(profiles: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and covariance over profiles (n, n_taps, n_bands); NaN where a band never varied.
+
+    Few profiles say little about how bands move together: the covariance is shrunk towards its
+    diagonal, the more the fewer they are.
+    """
+    n, _, n_bands = profiles.shape
+    mean = profiles.mean(axis=0)
+    off = profiles - mean
+    covariance = np.einsum("nti,ntj->tij", off, off) / n
+    variance = np.diagonal(covariance, axis1=1, axis2=2).copy()
+    variance[~(variance > 0)] = np.nan
+    weight = n_bands / (n + n_bands)
+    return mean, (1 - weight) * covariance + weight * _diagonal(variance)
+
+
+def _diagonal(variance: FloatArray) -> FloatArray:
+    """Diagonal matrices (n_taps, n_bands, n_bands) of variances (n_taps, n_bands)."""
+    return variance[:, :, None] * np.eye(variance.shape[1])
 
 
 def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:

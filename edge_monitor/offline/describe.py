@@ -41,11 +41,14 @@ def describe_map(region_map: RegionMap) -> RenderableType:
 def _signatures(region_map: RegionMap) -> Table:
     """Band profile of each layer: mean log10 power, its spread, and the mix of states."""
     plan = BandPlan.make(region_map.eeg.scale_mode, region_map.provenance.frame_rate_hz)
+    accuracy = region_map.eeg.profile_accuracy
     table = Table(
         box=None,
         pad_edge=False,
         title="Layer signatures: log10 band power over 10 s (edges in Hz), most frequent state",
-        caption=f"nearest profile names the layer in {region_map.eeg.profile_accuracy:.0%} of other windows",
+        caption="no other window to try the nearest profile on"
+        if accuracy is None
+        else f"the nearest profile names the layer in {accuracy:.0%} of other windows",
     )
     table.add_column("tap", no_wrap=True)
     for band, (low, high) in zip(BANDS, plan.edges_hz, strict=True):
@@ -53,7 +56,7 @@ def _signatures(region_map: RegionMap) -> Table:
     table.add_column("mostly", no_wrap=True)
     for i, tap in enumerate(region_map.taps):
         mean = region_map.eeg.profile_mean[i] / np.log(10.0)
-        spread = region_map.eeg.profile_scale[i] / np.log(10.0)
+        spread = np.sqrt(np.diag(region_map.eeg.profile_covariance[i])) / np.log(10.0)
         cells = [f"{m:.1f}±{s:.1f}" if np.isfinite(m) else "–" for m, s in zip(mean, spread, strict=True)]
         mix = region_map.eeg.state_mix[i]
         top = int(mix.argmax())

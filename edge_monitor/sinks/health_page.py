@@ -1,13 +1,10 @@
 """The health page: one small memory-mapped file that the vehicle's own software reads.
 
-Layout (``firmware_configs/health_page.h`` is its twin in C): a sequence lock, then one block under
-AUTOSAR's end-to-end protection profile 4 (length, counter, data id, CRC; big-endian as the profile
-says), with a little-endian payload. The file is created once and never replaced, so a reader keeps
-its mapping over restarts of the monitor. When the monitor dies nobody writes, and the reader's own
-deadline says so.
+The file is created once and never replaced, so a reader keeps its mapping over restarts of the
+monitor. When the monitor dies nobody writes, and the reader's own deadline says so.
 
-The sequence is odd while the block is being written. Python has no memory barrier to offer; on a
-processor that reorders stores the CRC catches what the sequence lets through.
+Python has no memory barrier to offer; on a processor that reorders stores the CRC catches what the
+sequence lets through.
 """
 
 from __future__ import annotations
@@ -16,64 +13,28 @@ import fcntl
 import mmap
 import os
 import struct
-import time
-from enum import Enum
 from math import isnan, nan
 from pathlib import Path
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
 from edge_monitor.flags import FLAGS
-from edge_monitor.kernels.crc import TABLES, crc32
-from edge_monitor.types import FlagStatus, HealthReport, HealthState, MonitorInput, StatRow
-
-FORMAT = 1
-
-FIELDS = (
-    ("format", "I"),
-    ("state", "I"),
-    ("instance", "Q"),
-    ("content_counter", "Q"),
-    ("frame", "q"),
-    ("t_ns", "q"),
-    ("flags", "Q"),
-    ("temporal_score", "d"),
-    ("spatial_score", "d"),
-    ("input_score", "d"),
-    ("evidence_ratio", "d"),
-    ("consistency", "d"),
-    ("agreement", "d"),
-    ("rate_hz", "d"),
-    ("latency_ns", "q"),
-    ("step_ns", "d"),
-    ("dropped_rows", "Q"),
-    ("dropped_records", "Q"),
-    ("worst_flag", "32s"),
+from edge_monitor.sinks.health_page_layout import (
+    BLOCK,
+    CRC_AT,
+    FORMAT,
+    HEADER,
+    LENGTH,
+    MAX_SIZE,
+    PAYLOAD,
+    SIZE,
+    block_crc,
 )
-"""Payload: name and `struct` code of each field; every field lies at a multiple of its size."""
+from edge_monitor.types import FlagStatus, HealthReport, MonitorInput, StatRow
 
-_HEADER = struct.Struct(">HHII")  # length, counter, data id, CRC
-_PAYLOAD = struct.Struct("<" + "".join(code for _, code in FIELDS))
-_BLOCK = 4  # where the protected block starts, behind the sequence
 _CRC = struct.Struct(">I")
-_CRC_AT = 8  # where it lies within the block
-LENGTH = _HEADER.size + _PAYLOAD.size
-SIZE = _BLOCK + LENGTH
-"""Bytes of the whole page, sequence included."""
-
-
-def _block_crc(block: NDArray[np.uint8]) -> int:
-    """CRC over a block except its CRC field, as profile 4 has it."""
-    return crc32(crc32(0, block[:_CRC_AT], TABLES), block[_CRC_AT + 4 :], TABLES)
-
-
 _SEVERITY = {row.code: row.severity for row in FLAGS}
-
-_ATTEMPTS = 8
-"""Looks at the page before a reader calls it torn or corrupt: one write takes microseconds."""
 
 
 class HealthPageSink:
@@ -100,7 +61,7 @@ class HealthPageSink:
     Raises
     ------
     InputError
-        The file cannot be made, or another monitor writes it.
+        The file cannot be made, is no health page, or another monitor writes it.
     """
 
     def __init__(self, path: str | Path, data_id: int) -> None:
@@ -114,10 +75,10 @@ class HealthPageSink:
         self._fingerprint: int | None = None
         self._file, self._map = _create(path)
         # The counter goes on where the previous monitor stopped, so that readers see an advance.
-        self._counter: int = _HEADER.unpack_from(self._map, _BLOCK)[1]
+        self._counter: int = HEADER.unpack_from(self._map, BLOCK)[1]
         self._lock = np.frombuffer(self._map, "<u4", count=1)
         self._sequence = int(self._lock[0]) & ~1  # even, also after a writer that died while writing
-        self._target = memoryview(self._map)[_BLOCK:]
+        self._target = memoryview(self._map)[BLOCK:]
         self._block = bytearray(LENGTH)
         self._block_array = np.frombuffer(self._block, np.uint8)
         self._closed = False
@@ -156,9 +117,9 @@ class HealthPageSink:
         codes = [report.flags[i].code for i in standing]
         worst = max(codes, key=lambda code: _SEVERITY.get(code, 0), default="")
         ratios = [] if report.evidence is None else report.evidence.ratio.tolist()
-        _PAYLOAD.pack_into(
+        PAYLOAD.pack_into(
             self._block,
-            _HEADER.size,
+            HEADER.size,
             FORMAT,
             report.state,
             self._instance,
@@ -179,8 +140,8 @@ class HealthPageSink:
             self.dropped_records,
             worst.encode(),
         )
-        _HEADER.pack_into(self._block, 0, LENGTH, self._counter, self._data_id, 0)
-        _CRC.pack_into(self._block, _CRC_AT, _block_crc(self._block_array))
+        HEADER.pack_into(self._block, 0, LENGTH, self._counter, self._data_id, 0)
+        _CRC.pack_into(self._block, CRC_AT, block_crc(self._block_array))
 
 
 def _number(value: float | None) -> float:
@@ -193,6 +154,10 @@ def _create(path: str | Path) -> tuple[int, mmap.mmap]:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InputError(path, f"cannot hold a health page: {error.strerror}") from error
+    size = os.fstat(file).st_size
+    if size > MAX_SIZE:
+        os.close(file)
+        raise InputError(path, f"cannot hold a health page: it holds {size} bytes of something else")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Reserved at once: a full tmpfs has to be an error here, not a SIGBUS at the first write.
@@ -204,122 +169,3 @@ def _create(path: str | Path) -> tuple[int, mmap.mmap]:
     except OSError as error:
         os.close(file)
         raise InputError(path, f"cannot hold a health page: {error.strerror}") from error
-
-
-class PageStatus(Enum):
-    """What a reader may think of the page it has just read.
-
-    OK: new since the last read. REPEATED: sound and within the deadline, but nothing was written
-    since the last read. STALE: sound, but older than the deadline, or from before a reboot. TORN:
-    the writer was, or died, in the middle of it. CORRUPT: the CRC is wrong. FOREIGN: another
-    monitor's page, another layout, or none.
-    """
-
-    OK = "ok"
-    TORN = "torn"
-    REPEATED = "repeated"
-    FOREIGN = "foreign"
-    STALE = "stale"
-    CORRUPT = "corrupt"
-
-
-class Page(msgspec.Struct, frozen=True):
-    """The payload; unknown numbers are NaN.
-
-    ``instance`` is drawn anew at each start of the monitor. ``content_counter`` advances only with
-    a new input, so that a frozen camera does not look alive. ``flags``: bit i is set when row i of
-    ``flags.FLAGS`` is confirmed; ``worst_flag`` is the code of the most severe of them, or empty.
-    ``evidence_ratio``: largest evidence over its threshold, of all channels.
-    """
-
-    state: HealthState
-    instance: int
-    content_counter: int
-    frame: int
-    t_ns: int
-    flags: int
-    temporal_score: float
-    spatial_score: float
-    input_score: float
-    evidence_ratio: float
-    consistency: float
-    agreement: float
-    rate_hz: float
-    latency_ns: int
-    step_ns: float
-    dropped_rows: int
-    dropped_records: int
-    worst_flag: str
-
-
-class PageReading(msgspec.Struct, frozen=True):
-    """One look at the page; ``page`` is None unless the status is OK, REPEATED or STALE."""
-
-    status: PageStatus
-    page: Page | None
-
-
-class HealthPageReader:
-    """Reads a health page as the vehicle's software should.
-
-    Parameters
-    ----------
-    path : path
-    data_id : int
-        E2E data id of the monitor it trusts.
-    deadline_ns : int
-        Age from which a page is stale, on CLOCK_MONOTONIC.
-
-    Raises
-    ------
-    InputError
-        There is no such file, or it is too short for a page.
-    """
-
-    def __init__(self, path: str | Path, data_id: int, deadline_ns: int) -> None:
-        try:
-            with Path(path).open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise InputError(path, f"no health page to read: {error}") from error
-        self._data_id = data_id
-        self._deadline_ns = deadline_ns
-        self._last: tuple[int, int] | None = None
-
-    def read(self) -> PageReading:
-        """Take one consistent look; a reader never waits for the writer."""
-        status, block = PageStatus.TORN, b""
-        for _ in range(_ATTEMPTS):
-            status, block = self._snapshot()
-            if status is PageStatus.OK:
-                break
-        if status is not PageStatus.OK:
-            return PageReading(status, None)
-        _, counter, data_id, _ = _HEADER.unpack_from(block)
-        version, *values = _PAYLOAD.unpack_from(block, _HEADER.size)
-        if data_id != self._data_id or version != FORMAT:
-            return PageReading(PageStatus.FOREIGN, None)
-        values[0], values[-1] = HealthState(values[0]), values[-1].rstrip(b"\0").decode()
-        page = Page(*values)
-        if not 0 <= time.monotonic_ns() - page.t_ns <= self._deadline_ns:
-            status = PageStatus.STALE
-        elif (page.instance, counter) == self._last:
-            status = PageStatus.REPEATED
-        self._last = (page.instance, counter)
-        return PageReading(status, page)
-
-    def close(self) -> None:
-        self._map.close()
-
-    def _snapshot(self) -> tuple[PageStatus, bytes]:
-        """Copy the block between two looks at the sequence, and check length and CRC."""
-        before = self._map[:_BLOCK]
-        block = self._map[_BLOCK:]
-        if before[0] & 1 or self._map[:_BLOCK] != before:
-            return PageStatus.TORN, block
-        length, _, _, crc = _HEADER.unpack_from(block)
-        if length != LENGTH:
-            return PageStatus.FOREIGN, block
-        if crc != _block_crc(np.frombuffer(bytearray(block), np.uint8)):
-            return PageStatus.CORRUPT, block
-        return PageStatus.OK, block

@@ -51,37 +51,34 @@ def _one_line(text: str) -> str:
 
 
 class JournalSink:
-    """Writes transitions to a text stream.
+    """Writes transitions to a text stream; may block, so it is used through `queued.QueuedSink`.
 
     Parameters
     ----------
     stream : text stream, optional
         Standard error when not given.
-
-    Attributes
-    ----------
-    dropped : int
-        Lines that the stream refused.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.dropped = 0
         self._stream = sys.stderr if stream is None else stream
         self._prefix = _is_journal(self._stream)
 
     def write(self, item: MonitorInput, report: HealthReport) -> None:  # noqa: ARG002 - every sink gets both
         """Write one line for each transition of the report."""
         for transition in report.transitions:
-            level = transition_level(transition)
-            prefix = f"<{level.syslog}>" if self._prefix else ""
-            try:
-                self._stream.write(f"{prefix}{level.name} {transition_text(transition)}\n")
-                self._stream.flush()
-            except (OSError, ValueError):  # a full disk, a closed stream, a character it cannot encode
-                self.dropped += 1
+            self._say(transition_level(transition), transition_text(transition))
+
+    def lost(self, count: int) -> None:
+        """Say that ``count`` reports, and their transitions, are missing."""
+        self._say(WARNING, f"JOURNAL reports_lost={count}")
 
     def close(self) -> None:
         """Leave the stream to its owner."""
+
+    def _say(self, level: Level, text: str) -> None:
+        prefix = f"<{level.syslog}>" if self._prefix else ""
+        self._stream.write(f"{prefix}{level.name} {text}\n")
+        self._stream.flush()
 
 
 def _is_journal(stream: TextIO) -> bool:

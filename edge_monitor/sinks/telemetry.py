@@ -241,7 +241,10 @@ def _clock_synced() -> bool | None:
 
     Not adjtimex(2): under the service's system call filter it would kill the process.
     """
-    return True if _SYNCED.exists() else None
+    try:
+        return True if _SYNCED.exists() else None
+    except OSError:  # nor can who may not look
+        return None
 
 
 def _numpy_scalar(value: object) -> object:

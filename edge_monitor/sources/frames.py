@@ -60,12 +60,15 @@ class FrameSource:
             self._road_seed = _seed(where)
             return
         path = Path(where)
-        if not path.exists():
-            raise InputError(where, "no such file or directory")
-        if path.is_dir():
-            count, self._read = _open_directory(path, "L" if channels == 1 else "RGB")
-        else:
-            count, self._read = _open_array(path)
+        try:
+            if not path.exists():
+                raise InputError(where, "no such file or directory")
+            if path.is_dir():
+                count, self._read = _open_directory(path, "L" if channels == 1 else "RGB")
+            else:
+                count, self._read = _open_array(path)
+        except OSError as error:  # no right to look, a name too long
+            raise InputError(where, error.strerror or str(error)) from error
         if count == 0:
             raise InputError(where, "holds no frames (images, .npy files, or an array of them)")
         if not settings.loop:

@@ -24,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
@@ -68,17 +68,18 @@ def calibrate(
         Path | None, typer.Option(help="fit baselines from this recording of the device instead of frames")
     ] = None,
     tap: Annotated[list[str] | None, typer.Option(help="tensor to tap; repeat for several")] = None,
-    rate: Annotated[float, typer.Option(help="frame rate of the stream, Hz")] = 30.0,
-    scale: Annotated[float, typer.Option(help="model input = (pixel * scale - mean) / std")] = 1.0,
+    rate: Annotated[float | None, typer.Option(help="frame rate of the stream, Hz (30)")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="model input = (pixel * scale - mean) / std (1)")
+    ] = None,
     mean: Annotated[list[float] | None, typer.Option(help="one value, or one per channel")] = None,
     std: Annotated[list[float] | None, typer.Option(help="one value, or one per channel")] = None,
     limit: Annotated[int | None, typer.Option(help="use so many frames (demo: 18000)")] = None,
     alarms_per_hour: Annotated[float, typer.Option(help="false-alarm budget")] = 1.0,
     bands: Annotated[str, typer.Option(help="frequency scale of the bands: nyquist or hz")] = "nyquist",
-    seed: Annotated[int, typer.Option(help="recorded in the map")] = 0,
 ) -> None:
     """Learn a region map from clean frames."""
-    from edge_monitor.config import FrameSettings
+    from edge_monitor.config import CalibrationSettings, FrameSettings
     from edge_monitor.offline.calibrate import calibrate as learn
     from edge_monitor.offline.describe import describe_map
     from edge_monitor.offline.observe import observe, observe_recording
@@ -86,29 +87,32 @@ def calibrate(
 
     if (frames is None) == (rows is None):
         raise InputError("FRAMES", "give either frames or --rows RECORDING")
-    check_writable(output)
+    of_frames = {"tap": tap, "rate": rate, "scale": scale, "mean": mean, "std": std, "limit": limit}
+    given = [f"--{name}" for name, value in of_frames.items() if value is not None]
+    if rows is not None and given:
+        raise InputError(given[0], "belongs to frames; --rows takes it from the recording")
+    check_output(output, model)
+    try:
+        settings = CalibrationSettings(alarms_per_hour=alarms_per_hour, bands=bands)
+        stream = FrameSettings(
+            frames=frames or "-",
+            frame_rate_hz=30.0 if rate is None else rate,
+            scale=1.0 if scale is None else scale,
+            mean=tuple(mean or (0.0,)),
+            std=tuple(std or (1.0,)),
+            limit=18_000 if limit is None and str(frames).startswith("demo:") else limit,
+        )
+    except ValueError as error:
+        raise InputError("option", str(error)) from error
     with progress_bar() as progress:
         if rows is not None:
             observed = observe_recording(model, rows)
         else:
-            try:
-                settings = FrameSettings(
-                    frames=str(frames),
-                    frame_rate_hz=rate,
-                    scale=scale,
-                    mean=tuple(mean or (0.0,)),
-                    std=tuple(std or (1.0,)),
-                    limit=18_000 if limit is None and str(frames).startswith("demo:") else limit,
-                )
-            except ValueError as error:
-                raise InputError("option", str(error)) from error
-            observed = observe(model, settings, tap, progress)
-        region_map = learn(
-            observed, alarms_per_hour=alarms_per_hour, scale_mode=bands, seed=seed, progress=progress
-        )
+            observed = observe(model, stream, tap, progress)
+        region_map = learn(observed, settings, progress)
     save_region_map(region_map, output)
     out.print(describe_map(region_map))
-    out.print(f"wrote {output}")
+    out.print(f"wrote {output}", soft_wrap=True)
 
 
 @app.command()
@@ -129,7 +133,7 @@ def check(
     config, problems = check_config(file)
     out.print(config)
     for problem in problems:
-        err.print(f"{file}: {problem}", style="red", markup=False, soft_wrap=True)
+        err.print(f"{file}: {problem}", style="red", soft_wrap=True)
     if problems:
         raise typer.Exit(2)
     out.print(f"{file}: good")
@@ -173,8 +177,9 @@ def replay(
         typer.echo(msgspec.json.encode(result))
     else:
         for line in result.transitions:
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
-        cut = " (the file was cut short)" if result.truncated else ""
+            out.print(line, soft_wrap=True)
+        cut = ", up to where the file is cut or damaged" if result.truncated else ""
+        cut += f"; {result.lost} inputs were not recorded" if result.lost else ""
         out.print(f"{result.identical} of {result.compared} reports identical{cut}")
     if result.identical != result.compared:
         raise typer.Exit(1)
@@ -197,19 +202,26 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
         yield update
 
 
-def check_writable(path: Path) -> None:
-    """Refuse an output that cannot be written before hours of work, not after.
+def check_output(path: Path, model: Path) -> None:
+    """Refuse a map file that cannot be written, or holds something else, before hours of work.
 
     Raises
     ------
     InputError
-        The folder does not exist or is read-only.
+        The folder does not exist or is read-only, or the file exists and is no map.
     """
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(path, f"{folder} is no directory")
-    if not os.access(folder, os.W_OK) or path.is_dir():
+    if not os.access(folder, os.W_OK):
         raise InputError(path, "cannot be written")
+    if not path.exists():
+        return
+    if not path.is_file() or (model.exists() and path.samefile(model)):
+        raise InputError(path, "exists and is no region map")
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            raise InputError(path, "exists and is no region map")
 
 
 def main() -> None:
@@ -217,7 +229,7 @@ def main() -> None:
     try:
         app()
     except EdgeMonitorError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"error: {error}", style="red", soft_wrap=True)
         sys.exit(2)
 
 

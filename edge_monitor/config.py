@@ -67,6 +67,28 @@ class FrameSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"limit is {self.limit}, must be at least 1")
 
 
+class CalibrationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a region map is made for.
+
+    ``alarms_per_hour``: false-alarm budget, shared equally by the evidence channels. ``bands``:
+    frequency scale, ``nyquist`` or ``hz`` (design D5).
+
+    Raises
+    ------
+    ValueError
+        A value cannot be used; the message names the key and the value.
+    """
+
+    alarms_per_hour: float = 1.0
+    bands: str = "nyquist"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alarms_per_hour < inf:
+            raise ValueError(f"alarms_per_hour is {self.alarms_per_hour}, must be positive")
+        if self.bands not in {"nyquist", "hz"}:
+            raise ValueError(f"bands is {self.bands!r}, must be nyquist or hz")
+
+
 class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits of this installation.
 
@@ -159,6 +181,22 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ConfigError(
                 "sinks.mqtt.host", f"{self.host!r} is not this machine: set ca_file, or allow_plaintext: true"
             )
+
+    def require_files(self) -> None:
+        """Refuse a certificate, key or password file that cannot be read.
+
+        Raises
+        ------
+        ConfigError
+            Names the key and the file.
+        """
+        for key in ("ca_file", "cert_file", "key_file", "password_file"):
+            path = getattr(self, key)
+            try:
+                if path is not None:
+                    Path(path).open("rb").close()
+            except OSError as error:
+                raise ConfigError(f"sinks.mqtt.{key}", f"{path}: {error.strerror}") from error
 
 
 class SinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -138,8 +138,14 @@ class Probe:
         """
         data, label = load_model(model)
         read_graph(data, label)
+        try:
+            session = open_session(data, (), session_options)
+        except TypeError:  # the caller's session options
+            raise
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ModelError(label, f"cannot be run ({str(error).splitlines()[0]})") from error
         return cls(
-            open_session(data, (), session_options),
+            session,
             data,
             session_options,
             owned=True,

@@ -143,10 +143,10 @@ class Service:
         served = 0
         served_all = threading.Event()
         teller = threading.Thread(target=_tell_troubles, args=(watch.sinks, served_all), daemon=True)
+        teller.start()
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.stop)
-            teller.start()
             for frame in self._frames:
                 if settings.realtime:
                     # After a stall the next frame is due now, not all the missed ones at once.
@@ -168,21 +168,22 @@ class Service:
 
 
 def _tell_troubles(sinks: Sequence[Sink], served_all: threading.Event) -> None:
-    """Tell once, on standard error, what each sink complains about; a last time when all is served.
+    """Tell on standard error when a sink begins to complain, complains anew, and when it is well again.
 
     In a thread of its own: standard error may be a pipe that nobody reads
     (test_cli.py::test_standard_error_that_nobody_reads_stops_nothing).
     """
-    said: set[str] = set()
+    told: list[str | None] = [None] * len(sinks)
     last = False
     while not last:
         last = served_all.wait(TELL_S)
-        errors = (getattr(sink, "error", None) for sink in sinks)
-        new = [error for error in errors if error is not None and error not in said]
-        said.update(new)
+        errors = [getattr(sink, "error", None) for sink in sinks]
         with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
-            for error in new:
-                print(f"warning {error}", file=sys.stderr, flush=True)
+            for before, error in zip(told, errors, strict=True):
+                if error != before:
+                    line = f"info over: {before}" if error is None else f"warning {error}"
+                    print(line, file=sys.stderr, flush=True)
+        told = errors
 
 
 def open_probe(model: str | Path | bytes, region_map: RegionMap, watch: Watch, *, threads: int = 1) -> Probe:

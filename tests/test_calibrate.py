@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_monitor.config import FrameSettings
+from edge_monitor.config import CalibrationSettings, FrameSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
 from edge_monitor.offline.baselines import band_powers
@@ -72,7 +72,7 @@ def test_thresholds_come_from_the_held_out_part_alone(clean):
 
 
 def test_a_smaller_budget_raises_every_threshold(clean, region_map):
-    strict = calibrate(clean, alarms_per_hour=0.01)
+    strict = calibrate(clean, CalibrationSettings(alarms_per_hour=0.01))
     assert (strict.evidence.threshold > region_map.evidence.threshold).all()
 
 
@@ -106,9 +106,9 @@ def test_too_few_and_non_finite_rows_are_refused(clean):
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, np.nan, np.inf])
-def test_a_budget_that_makes_no_sense_is_refused(clean, budget):
-    with pytest.raises(InputError, match=f"alarms_per_hour: {budget}"):
-        calibrate(clean, alarms_per_hour=budget)
+def test_a_budget_that_makes_no_sense_is_refused(budget):
+    with pytest.raises(ValueError, match=f"alarms_per_hour is {budget}"):
+        CalibrationSettings(alarms_per_hour=budget)
 
 
 def test_bands_see_a_gap_that_only_the_clock_shows(clean, region_map):

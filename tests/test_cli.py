@@ -205,6 +205,22 @@ def test_unreachable_broker_is_said_and_the_monitor_goes_on(home, tmp_path, free
     assert "refused" in result.stderr.lower()
 
 
+def test_broker_that_comes_back_is_said_too(home, tmp_path, start_broker):
+    broker = start_broker()
+    broker.kill()
+    mqtt = {"host": "127.0.0.1", "port": broker.port, "fleet": "f", "vehicle": "v", "monitor": "m"}
+    path = config(home, tmp_path, sinks={"mqtt": mqtt}, source__realtime=True, source__loop=True)
+    command = [sys.executable, "-m", "edge_monitor.cli", "run", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("warning mqtt") for line in lines)
+        broker.start()
+        assert any(line.startswith("info over: mqtt") for line in lines)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_check_prints_a_map_and_a_good_config(home, tmp_path):
     assert "golden frames" in edge_monitor("check", home / "map.npz").stdout
     result = edge_monitor("check", config(home, tmp_path))
@@ -323,6 +339,65 @@ def test_read_only_folder(home, tmp_path):
     line = refused("calibrate", home / "model.onnx", home / "frames.npy", "-o", locked / "m.npz")
     assert str(locked / "m.npz") in line
     assert "written" in line
+
+
+def test_output_never_replaces_what_is_no_map(home, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(models.residual_cnn())
+    (tmp_path / "notes.txt").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("model.onnx", "notes.txt", "pipe", "."):
+        before = (tmp_path / name).read_bytes() if (tmp_path / name).is_file() else None
+        line = refused("calibrate", tmp_path / "model.onnx", home / "frames.npy", "-o", tmp_path / name)
+        assert "is no region map" in line
+        assert before is None or (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--alarms-per-hour", "nan"], "alarms_per_hour is nan"),
+        (["--alarms-per-hour", "0"], "alarms_per_hour is 0.0"),
+        (["--bands", "foo"], "'foo'"),
+        (["--rate", "0"], "frame_rate_hz is 0.0"),
+        (["--limit", "-1"], "limit is -1"),
+        (["--scale", "1e300"], "frame 0"),
+    ],
+)
+def test_absurd_options(home, tmp_path, options, words):
+    line = refused("calibrate", home / "model.onnx", home / "frames.npy", "-o", tmp_path / "m.npz", *options)
+    assert words in line
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_options_of_frames_do_not_go_with_rows(home, tmp_path):
+    line = refused("calibrate", home / "model.onnx", "--rows", tmp_path / "r.mcap", "--rate", "10")
+    assert "--rate" in line
+
+
+def test_model_with_an_operator_that_nobody_knows(home, tmp_path):
+    (tmp_path / "odd.onnx").write_bytes(models.residual_cnn().replace(b"Relu", b"Rulo"))
+    assert "odd.onnx" in refused(
+        "calibrate", tmp_path / "odd.onnx", home / "frames.npy", "-o", tmp_path / "m.npz"
+    )
+
+
+def test_missing_certificate_is_refused_by_run_and_check(home, tmp_path):
+    mqtt = {"host": "127.0.0.1", "fleet": "f", "vehicle": "v", "monitor": "m", "ca_file": "no.pem"}
+    path = config(home, tmp_path, sinks={"mqtt": mqtt, "recording": {"folder": str(tmp_path / "none")}})
+    checked = edge_monitor("check", path)
+    assert checked.returncode == 2
+    assert "sinks.mqtt.ca_file" in checked.stderr
+    assert "no such directory" in checked.stderr
+    path = config(home, tmp_path, sinks={"mqtt": mqtt})
+    assert "no.pem" in refused("run", path)
+
+
+def test_text_is_printed_as_it_is(home, tmp_path):
+    """No markup and no emoji: `demo:abc:` and brackets in a path stay what they are."""
+    assert "demo:abc:" in refused("calibrate", home / "model.onnx", "demo:abc:", "-o", tmp_path / "m.npz")
+    out = tmp_path / "m[red].npz"
+    result = edge_monitor("calibrate", home / "model.onnx", home / "frames.npy", "-o", out)
+    assert f"wrote {out}" in result.stdout
 
 
 def test_recording_that_is_none(tmp_path):

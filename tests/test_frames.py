@@ -274,3 +274,12 @@ def test_without_pillow_pictures_are_refused_and_arrays_are_not(folder, monkeypa
     for name in ("0.png", "1.png"):
         (folder / name).unlink()
     np.testing.assert_array_equal(arrays(folder), PLANES[2:])
+
+
+def test_files_are_read_by_number_and_hidden_ones_left_alone(tmp_path):
+    for i in (10, 9, 1, 100):
+        np.save(tmp_path / f"frame{i}.npy", np.full((3, 4, 4), float(i)))
+    (tmp_path / "._frame1.png").write_bytes(b"a file manager's note")
+    (tmp_path / "sub.png").mkdir()
+    frames = FrameSource(FrameSettings(frames=str(tmp_path)), (3, 4, 4))
+    assert [frame.array[0, 0, 0, 0] for frame in frames] == [1.0, 9.0, 10.0, 100.0]

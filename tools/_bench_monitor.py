@@ -39,7 +39,7 @@ def synthetic_map() -> RegionMap:
     frames = np.zeros((1, *TAPS[0].shape), np.float32)
     golden = Golden(frames, np.zeros((1, 10)), np.zeros((1, len(TAPS))), 1e-5)
     rows = list(synthetic_rows(3000, seed=0))
-    return calibrate(Observed("none", "0" * 64, "synthetic", RATE_HZ, TAPS, rows, golden, Runtime.here()))
+    return calibrate(Observed("none", "0" * 64, "synthetic", 0, RATE_HZ, TAPS, rows, golden, Runtime.here()))
 
 
 def monitor_step(percentile: float) -> Callable[[Effort], list[float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from edge_monitor.config import CalibrationSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
 from edge_monitor.evidence import event_threshold, fit_null, surprise_of
@@ -32,12 +33,7 @@ TAIL = np.geomspace(1.0, 0.005, 64)
 
 
 def calibrate(
-    observed: Observed,
-    *,
-    alarms_per_hour: float = 1.0,
-    scale_mode: str = "nyquist",
-    seed: int = 0,
-    progress: Progress = silent,
+    observed: Observed, settings: CalibrationSettings | None = None, progress: Progress = silent
 ) -> RegionMap:
     """Learn a region map from clean rows.
 
@@ -45,22 +41,17 @@ def calibrate(
     ----------
     observed : Observed
         Clean rows in the order in which they happened.
-    alarms_per_hour : float
-        False-alarm budget, shared equally by the evidence channels.
-    scale_mode : str
-        Frequency scale of the bands, ``nyquist`` or ``hz`` (design D5).
-    seed : int
-        Recorded in the map.
+    settings : CalibrationSettings, optional
 
     Raises
     ------
     InputError
-        Too few rows, rows with non-finite values or without voxel sums; a budget that is not positive.
+        Too few rows, or rows with non-finite values.
     """
+    settings = settings or CalibrationSettings()
+    alarms_per_hour, scale_mode = settings.alarms_per_hour, settings.bands
     rows = observed.rows
     n_fit = int(len(rows) * FIT_SHARE)
-    if not 0 < alarms_per_hour < np.inf:
-        raise InputError("alarms_per_hour", f"{alarms_per_hour} is not a positive number")
     if len(rows) < MIN_FRAMES:
         raise InputError(observed.source, f"{len(rows)} frames; calibration needs at least {MIN_FRAMES}")
     if all(row.spatial is None for row in rows[:n_fit]):
@@ -77,7 +68,7 @@ def calibrate(
             model=observed.model,
             model_sha256=observed.model_sha256,
             source=observed.source,
-            seed=seed,
+            seed=observed.seed,
             frame_rate_hz=rate_hz,
             frames_fit=n_fit,
             frames_held_out=len(rows) - n_fit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from edge_monitor.config import Config, load_config
 from edge_monitor.eeg import BandPlan
-from edge_monitor.errors import EdgeMonitorError
+from edge_monitor.errors import EdgeMonitorError, InputError
 from edge_monitor.region_map import RegionMap, load_region_map
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.types import BANDS, CHANNELS, STATES
@@ -120,9 +121,25 @@ def check_config(path: Path) -> tuple[Config, list[str]]:
             ("source", lambda: region_map.require_frame_rate(config.source.frame_rate_hz)),
             ("source", lambda: next(iter(FrameSource(config.source, region_map.input_shape)))),
         ]
+    sinks = config.sinks
+    if sinks.recording is not None:
+        folder = sinks.recording.folder
+        checks.append(("sinks.recording.folder", lambda: _require_folder(folder)))
+    if sinks.health_page is not None:
+        page = str(Path(sinks.health_page.path).parent)
+        checks.append(("sinks.health_page.path", lambda: _require_folder(page)))
+    if sinks.mqtt is not None:
+        checks.append(("sinks", sinks.mqtt.require_files))
     for section, test in checks:
         try:
             test()
         except EdgeMonitorError as error:
             problems.append(f"{section}: {error}")
     return config, problems
+
+
+def _require_folder(folder: str) -> None:
+    if not Path(folder).is_dir():
+        raise InputError(folder, "no such directory")
+    if not os.access(folder, os.W_OK):
+        raise InputError(folder, "cannot be written")

@@ -35,11 +35,12 @@ def silent(phase: str, done: int, total: int | None) -> None:
 
 
 class Observed(msgspec.Struct, frozen=True, eq=False):
-    """Clean rows of one model with what identifies it."""
+    """Clean rows of one model with what identifies it; ``seed`` of the demo road, else 0."""
 
     model: str
     model_sha256: str
     source: str
+    seed: int
     frame_rate_hz: float
     taps: tuple[TapSpec, ...]
     rows: list[StatRow]
@@ -92,6 +93,7 @@ def observe(
         model=model.name,
         model_sha256=hashlib.sha256(data).hexdigest(),
         source=settings.frames,
+        seed=frames.road_seed or 0,
         frame_rate_hz=settings.frame_rate_hz,
         taps=probe.taps,
         rows=rows,
@@ -122,6 +124,7 @@ def observe_recording(model: Path, recording: Path) -> Observed:
         model=model.name,
         model_sha256=origin.model_sha256,
         source=str(recording),
+        seed=origin.seed,
         frame_rate_hz=origin.frame_rate_hz,
         taps=region_map.taps,
         rows=[item for item, _ in reader.items() if isinstance(item, StatRow)],

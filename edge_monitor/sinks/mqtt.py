@@ -57,6 +57,11 @@ class MqttSink:
         The broker accepted the present connection.
     error : str or None
         Why there is no connection, or what was refused last, as one line.
+
+    Raises
+    ------
+    ConfigError
+        A certificate, key or password file cannot be read.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class MqttSink:
         versions: Mapping[str, str] | None = None,
         hashes: Mapping[str, str] | None = None,
     ) -> None:
+        settings.require_files()
         self.connected = False
         self.error: str | None = None
         self._settings = settings

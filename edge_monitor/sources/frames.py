@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -53,11 +54,11 @@ class FrameSource:
         self._gain = (settings.scale / std).astype(np.float32).reshape(affine)
         self._offset = (-mean / std).astype(np.float32).reshape(affine)
         where = settings.frames
-        self._road_seed: int | None = None
+        self.road_seed: int | None = None
         self._read: Callable[[int], NDArray[Any]]
         if where.startswith("demo:"):
             self.length: int | None = settings.limit
-            self._road_seed = _seed(where)
+            self.road_seed = _seed(where)
             return
         path = Path(where)
         try:
@@ -79,7 +80,7 @@ class FrameSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, ``length`` of them, without end when it is None."""
-        frames = self._from_files() if self._road_seed is None else self._from_road(self._road_seed)
+        frames = self._from_files() if self.road_seed is None else self._from_road(self.road_seed)
         return islice(frames, self.length)
 
     def _from_files(self) -> Iterator[Frame]:
@@ -109,7 +110,8 @@ class FrameSource:
                 array = array.transpose(2, 0, 1)
         if array.shape != self._shape:
             raise InputError(name, f"has shape {raw.shape}, the model takes {self._shape}")
-        return np.ascontiguousarray(array[None].astype(np.float32) * self._gain + self._offset)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted further on
+            return np.ascontiguousarray(array[None].astype(np.float32) * self._gain + self._offset)
 
 
 def _per_channel(settings: FrameSettings, key: str, channels: int) -> NDArray[np.float64]:
@@ -128,8 +130,16 @@ def _seed(where: str) -> int:
 
 
 def _open_directory(path: Path, mode: str) -> tuple[int, Callable[[int], NDArray[Any]]]:
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES | {".npy"})
+    # By number, for frame10 comes after frame9; hidden files are other programs' notes.
+    names = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES | {".npy"})
+    files = sorted((p for p in names if p.is_file() and not p.name.startswith(".")), key=_by_number)
     return len(files), lambda i: _read_file(files[i], mode)
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Sort key that takes each run of digits in a name as a number."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _open_array(path: Path) -> tuple[int, Callable[[int], NDArray[Any]]]:

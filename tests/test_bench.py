@@ -30,7 +30,7 @@ def test_json_of_one_benchmark():
     finished = bench("--quick", "--json", "--only", "eeg/numpy")
     assert finished.returncode == 0, finished.stderr
     (result,) = json.loads(finished.stdout)
-    assert list(result) == ["name", "value", "spread", "unit", "goal", "met"]
+    assert list(result) == ["name", "what", "value", "spread", "unit", "goal", "met"]
     assert (result["name"], result["unit"], result["goal"]) == ("eeg/numpy", "x", 15.0)
     low, high = result["spread"]
     assert 0 < low <= result["value"] <= high

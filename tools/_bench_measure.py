@@ -49,6 +49,7 @@ class Result(msgspec.Struct, frozen=True):
     """
 
     name: str
+    what: str
     value: float | None
     spread: tuple[float, float] | None
     unit: str
@@ -74,7 +75,7 @@ def judge(benchmark: Benchmark, values: Sequence[float]) -> Result:
         value, spread = float(np.median(values)), (float(min(values)), float(max(values)))
         if benchmark.goal is not None:
             met = value >= benchmark.goal if benchmark.at_least else value <= benchmark.goal
-    return Result(benchmark.name, value, spread, benchmark.unit, benchmark.goal, met)
+    return Result(benchmark.name, benchmark.what, value, spread, benchmark.unit, benchmark.goal, met)
 
 
 def interleaved(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:

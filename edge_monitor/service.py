@@ -126,7 +126,7 @@ class Service:
         self._watch = Watch(Monitor(region_map, config.monitor), sinks)
         try:
             self._probe = open_probe(model, region_map, self._watch, threads=config.model.threads)
-        except BaseException:
+        except BaseException:  # Ctrl-C too must leave a whole recording
             self._watch.close()
             raise
 
@@ -243,7 +243,7 @@ def open_sinks(
             sinks.append(QueuedSink(RecordingSink(Path(recording), map_bytes, metadata, tap_names)))
         if settings.mqtt is not None:
             sinks.append(MqttSink(settings.mqtt, versions=versions, hashes=hashes))
-    except BaseException:
+    except BaseException:  # as in Service: what is open is closed, whatever ends this
         for sink in sinks:
             sink.close()
         raise

@@ -92,7 +92,9 @@ def _unit(values: Pixels) -> Pixels:
 
 
 def _paint(pixels: Pixels, cover: Pixels, colour: Pixels) -> None:
-    pixels += cover * (colour - pixels)
+    change = colour - pixels
+    change *= cover
+    pixels += change
 
 
 def _inside(z: Pixels, near: float, far: float) -> Pixels:

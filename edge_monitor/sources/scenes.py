@@ -91,7 +91,9 @@ class Road:
         step = 0.06 * log(_METER_TARGET / self._metered.pop(0))
         gain = self._gain * exp(min(0.08, max(-0.08, step)))
         self._gain = min(_GAIN_RANGE[1], max(_GAIN_RANGE[0], gain))
-        self._metered.append(float(np.minimum(self._radiance[:, ::2, ::2] * self._gain, 1.0).mean()))
+        seen = self._radiance[:, ::2, ::2] * self._gain
+        np.minimum(seen, 1.0, out=seen)
+        self._metered.append(float(np.add.reduce(seen, axis=None) / seen.size))
 
     def _scene(self, rng: np.random.Generator) -> Scene:
         trip, index = self._trip, self._index
@@ -111,5 +113,5 @@ def read_out(signal: Pixels, gain: float, rng: np.random.Generator) -> Image:
     noise += signal
     noise *= 255.0
     noise += 255.0 * _BLACK_LEVEL + 0.5
-    levels = np.minimum(np.maximum(noise, 0.0, out=noise), 255.0, out=noise).astype(np.uint8)
-    return np.ascontiguousarray(levels.transpose(1, 2, 0))
+    levels = np.minimum(np.maximum(noise, 0.0, out=noise), 255.0, out=noise)
+    return levels.transpose(1, 2, 0).astype(np.uint8, order="C")

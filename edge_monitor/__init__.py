@@ -12,9 +12,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_monitor.map_file import load_region_map
     from edge_monitor.pipeline import Monitor
     from edge_monitor.probe import Probe
-    from edge_monitor.region_map import load_region_map
 
 __all__ = ["Monitor", "Probe", "__version__", "load_region_map"]
 

@@ -17,6 +17,8 @@ from edge_monitor.errors import EdgeMonitorError, InputError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from edge_monitor.config import FrameSettings
+
 app = typer.Typer(
     name="edge-monitor",
     help="Health monitor for neural networks: watches activations while the model serves.",
@@ -28,6 +30,12 @@ out = Console(markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file")]
+FRAMES_HELP = "clean frames: directory of images or .npy, .npy or .npz file, demo:SEED"
+FramesArg = Annotated[str, typer.Argument(help=FRAMES_HELP)]
+ScaleOption = Annotated[float | None, typer.Option(help="model input = (pixel * scale - mean) / std (1)")]
+MeanOption = Annotated[list[float] | None, typer.Option(help="one value, or one per channel")]
+StdOption = Annotated[list[float] | None, typer.Option(help="one value, or one per channel")]
+LimitOption = Annotated[int | None, typer.Option(help="use so many frames (demo: 18000)")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 
@@ -59,31 +67,26 @@ def taps(model: ModelArg, as_json: JsonOption = False) -> None:
 @app.command()
 def calibrate(
     model: ModelArg,
-    frames: Annotated[
-        str | None,
-        typer.Argument(help="clean frames: directory of images or .npy, .npy or .npz file, demo:SEED"),
-    ] = None,
+    frames: Annotated[str | None, typer.Argument(help=FRAMES_HELP)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="the map to write")] = Path("map.npz"),
     rows: Annotated[
         Path | None, typer.Option(help="fit baselines from this recording of the device instead of frames")
     ] = None,
     tap: Annotated[list[str] | None, typer.Option(help="tensor to tap; repeat for several")] = None,
     rate: Annotated[float | None, typer.Option(help="frame rate of the stream, Hz (30)")] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="model input = (pixel * scale - mean) / std (1)")
-    ] = None,
-    mean: Annotated[list[float] | None, typer.Option(help="one value, or one per channel")] = None,
-    std: Annotated[list[float] | None, typer.Option(help="one value, or one per channel")] = None,
-    limit: Annotated[int | None, typer.Option(help="use so many frames (demo: 18000)")] = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    limit: LimitOption = None,
     alarms_per_hour: Annotated[float, typer.Option(help="false-alarm budget")] = 1.0,
     bands: Annotated[str, typer.Option(help="frequency scale of the bands: nyquist or hz")] = "nyquist",
 ) -> None:
     """Learn a region map from clean frames."""
-    from edge_monitor.config import CalibrationSettings, FrameSettings
+    from edge_monitor.config import CalibrationSettings
+    from edge_monitor.map_file import save_region_map
     from edge_monitor.offline.calibrate import calibrate as learn
     from edge_monitor.offline.describe import describe_map
     from edge_monitor.offline.observe import observe, observe_recording
-    from edge_monitor.region_map import save_region_map
 
     if (frames is None) == (rows is None):
         raise InputError("FRAMES", "give either frames or --rows RECORDING")
@@ -94,16 +97,9 @@ def calibrate(
     check_output(output, model)
     try:
         settings = CalibrationSettings(alarms_per_hour=alarms_per_hour, bands=bands)
-        stream = FrameSettings(
-            frames=frames or "-",
-            frame_rate_hz=30.0 if rate is None else rate,
-            scale=1.0 if scale is None else scale,
-            mean=tuple(mean or (0.0,)),
-            std=tuple(std or (1.0,)),
-            limit=18_000 if limit is None and str(frames).startswith("demo:") else limit,
-        )
     except ValueError as error:
         raise InputError("option", str(error)) from error
+    stream = frame_settings(frames or "-", 30.0 if rate is None else rate, scale, mean, std, limit)
     with progress_bar() as progress:
         if rows is not None:
             observed = observe_recording(model, rows)
@@ -116,12 +112,69 @@ def calibrate(
 
 
 @app.command()
+def impact(
+    model: ModelArg,
+    frames: FramesArg,
+    region_map: Annotated[Path, typer.Option("--map", help="the map that gets the scores")] = Path("map.npz"),
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="write another map instead")] = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    limit: LimitOption = None,
+    images: Annotated[int, typer.Option(help="frames to score on, evenly spaced")] = 256,
+    labels: Annotated[
+        Path | None, typer.Option(help=".npy with the class of every frame: scores accuracy")
+    ] = None,
+    payoff: Annotated[
+        str | None, typer.Option(help="your own payoff, FILE.py:FUNCTION(ablated, whole)")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="antithetic pairs of permutations, at least")] = 128,
+    max_stderr: Annotated[float | None, typer.Option(help="go on until no score's error is larger")] = None,
+    max_evals: Annotated[int | None, typer.Option(help="coalitions to value at most, for each tap")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the permutations")] = 0,
+) -> None:
+    """Add to a map what each region is worth for the result (Shapley scores); takes minutes.
+
+    Ctrl-C keeps what is done; the same command goes on from there.
+    """
+    import msgspec
+
+    from edge_monitor.map_file import load_region_map, save_region_map
+    from edge_monitor.offline.describe import describe_impact
+    from edge_monitor.offline.impact import impact_scores
+    from edge_monitor.offline.observe import pick_frames, read_labels
+    from edge_monitor.offline.payoff import load_payoff
+    from edge_monitor.offline.shapley import ShapleySettings
+
+    known = load_region_map(region_map)
+    known.require_model(model.read_bytes() if model.is_file() else b"", str(model))
+    target = output or region_map
+    check_output(target, model)
+    settings = ShapleySettings(pairs=pairs, max_stderr=max_stderr, max_evals=max_evals, seed=seed)
+    stream = frame_settings(frames, known.provenance.frame_rate_hz, scale, mean, std, limit)
+    own = load_payoff(payoff) if payoff else None
+    checkpoint = target.with_name(f"{target.name}.impact")
+    with progress_bar() as progress:
+        picked, places = pick_frames(stream, known.input_shape, images, progress)
+        classes = read_labels(labels)[places] if labels else None
+        try:
+            scores = impact_scores(model, known.taps, picked, own, classes, settings, progress, checkpoint)
+        except KeyboardInterrupt:
+            err.print(f"stopped; the same command goes on from {checkpoint}", soft_wrap=True)
+            raise typer.Exit(130) from None
+    save_region_map(msgspec.structs.replace(known, impact=scores), target)
+    checkpoint.unlink(missing_ok=True)
+    out.print(describe_impact(scores, known.taps))
+    out.print(f"wrote {target}", soft_wrap=True)
+
+
+@app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="region map (.npz) or configuration (.yaml)")],
 ) -> None:
     """Print what a region map or a configuration holds and what is wrong with it."""
+    from edge_monitor.map_file import load_region_map
     from edge_monitor.offline.describe import check_config, describe_map
-    from edge_monitor.region_map import load_region_map
 
     if not file.is_file():
         raise InputError(file, "no such file")
@@ -185,6 +238,21 @@ def replay(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="region map (.npz) or recording (.mcap)")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="the page to write (FILE's name with .html, here)")
+    ] = None,
+) -> None:
+    """Write what a region map or a recording holds as one HTML page."""
+    from edge_monitor.offline.report import report as write
+
+    with progress_bar() as progress:
+        page = write(file, output, progress)
+    out.print(page, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     """One bar per phase on standard error."""
@@ -200,6 +268,36 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
             bars.update(tasks[phase], completed=done, total=total)
 
         yield update
+
+
+def frame_settings(
+    frames: str,
+    rate: float,
+    scale: float | None,
+    mean: list[float] | None,
+    std: list[float] | None,
+    limit: int | None,
+) -> FrameSettings:
+    """Return the settings of a stream from the command's options.
+
+    Raises
+    ------
+    InputError
+        An option's value cannot be used.
+    """
+    from edge_monitor.config import FrameSettings
+
+    try:
+        return FrameSettings(
+            frames=frames,
+            frame_rate_hz=rate,
+            scale=1.0 if scale is None else scale,
+            mean=tuple(mean or (0.0,)),
+            std=tuple(std or (1.0,)),
+            limit=18_000 if limit is None and frames.startswith("demo:") else limit,
+        )
+    except ValueError as error:
+        raise InputError("option", str(error)) from error
 
 
 def check_output(path: Path, model: Path) -> None:

@@ -43,7 +43,7 @@ class EvidenceTracker:
 
     def update(self, scores: tuple[float | None, ...]) -> Evidence:
         """Take in one frame's scores, in the order of `CHANNELS`; None where there is none."""
-        for c, score in enumerate(scores):
+        for c, score in zip(range(self._scores.size), scores, strict=True):
             self._scores[c] = np.nan if score is None else score
         null = self._null
         surprise.update(

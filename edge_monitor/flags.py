@@ -19,6 +19,7 @@ from edge_monitor.types import (
     BANDS,
     CHANNELS,
     BandPowers,
+    Connectivity,
     Evidence,
     FlagState,
     FlagStatus,
@@ -58,6 +59,7 @@ class Findings(msgspec.Struct, frozen=True, eq=False):
     row: StatRow | None = None
     bands: BandPowers | None = None
     regions: RegionScores | None = None
+    connectivity: Connectivity | None = None
     evidence: Evidence | None = None
     event: ProbeEvent | None = None
 
@@ -195,6 +197,22 @@ def _explain_output(f: Findings) -> str:
     return "the model is unsure" if entropy is None else f"the model is unsure, entropy {entropy:.2f} nats"
 
 
+def _explain_residual(f: Findings) -> str:
+    if f.connectivity is None or f.connectivity.root is None:
+        return "a layer does not follow from the one before it"
+    tap, place = locate(f.taps, f.connectivity.root)
+    others = int(f.connectivity.alarming.sum()) - 1
+    behind = f", {others} more voxels under it" if others else ""
+    return f"{tap.name} {list(place)} does not follow from what drives it{behind}"
+
+
+def _explain_tract(f: Findings) -> str:
+    if f.connectivity is None or f.connectivity.weakest is None:
+        return "a tract carries less than it should"
+    (source, g), (target, h) = (locate(f.taps, voxel) for voxel in f.connectivity.weakest)
+    return f"{source.name} {list(g)} is active and hardly drives {target.name} {list(h)}"
+
+
 def _reported(code: str) -> Callable[[Findings], Verdict]:
     """Return the test of a flag that the probe itself reports; a row shows that it is at work again."""
 
@@ -247,6 +265,10 @@ FLAGS: tuple[FlagRow, ...] = (
             34, "The tapped model did not answer as the untapped one; the probe did not attach."),
     FlagRow("SELF_TEST_FAILED", "self-test failed", _FAIL, _reported("SELF_TEST_FAILED"), _ONCE, 8, 0.0, True,
             34, "Golden frames give other activations than recorded: changed weights, delegate or buffers."),
+    FlagRow("LAYER_BROKEN", "broken layer", _FAIL, _evidence("residual", _explain_residual), 16, 8, 2.0,
+            False, 1000, "A layer does not follow from the one before it: broken weights, units or buffers."),
+    FlagRow("TRACT_BROKEN", "broken tract", _WARN, _evidence("tracts", _explain_tract), 16, 8, 2.0,
+            False, 1000, "A voxel is active and what it drives stays silent."),
 )
 # fmt: on
 

@@ -50,6 +50,8 @@ class FmriTracker:
     taps : tuple[TapSpec, ...]
         The network's input, then the tapped tensors.
     baseline : FmriBaseline
+    theta : (n_voxels,) float64
+        Impact of every voxel: it ranks, and never decides whether there is an alarm.
 
     Raises
     ------
@@ -57,15 +59,13 @@ class FmriTracker:
         A baseline of another number of voxels.
     """
 
-    def __init__(self, taps: tuple[TapSpec, ...], baseline: FmriBaseline) -> None:
+    def __init__(self, taps: tuple[TapSpec, ...], baseline: FmriBaseline, theta: FloatArray) -> None:
         counts = np.concatenate([tap.voxel_counts() for tap in taps])
-        for name in ("median", "scale", "theta", "floor"):
-            shape = getattr(baseline, name).shape
-            if shape != counts.shape:
-                raise MapError(f"fmri.{name}", f"shape {shape}, expected {counts.shape}")
-        self._baseline = np.array(
-            [counts, baseline.median, baseline.scale, baseline.theta, baseline.floor], np.float64
-        )
+        rows = {"median": baseline.median, "scale": baseline.scale, "theta": theta, "floor": baseline.floor}
+        for name, row in rows.items():
+            if row.shape != counts.shape:
+                raise MapError(f"fmri.{name}", f"shape {row.shape}, expected {counts.shape}")
+        self._baseline = np.array([counts, *rows.values()], np.float64)
         self._first_voxel = np.cumsum([0, *(tap.n_voxels for tap in taps)])
         self._n_taps = len(taps)
         self.reset()

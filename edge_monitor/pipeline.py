@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_monitor.config import MonitorSettings
+from edge_monitor.connectivity import ConnectivityTracker
 from edge_monitor.crossmodal import ConsistencyTracker
 from edge_monitor.eeg import EegTracker
 from edge_monitor.evidence import EvidenceTracker
 from edge_monitor.flags import FLAGS, Findings, FlagTracker, Limits
 from edge_monitor.fmri import FmriTracker
 from edge_monitor.kernels.goertzel import GAP_LIMIT
-from edge_monitor.region_map import RegionMap, load_region_map
+from edge_monitor.map_file import load_region_map
+from edge_monitor.region_map import RegionMap
 from edge_monitor.types import (
     BANDS,
     FlagStatus,
@@ -62,7 +64,8 @@ class Monitor:
         )
         self._vitals = VitalsTracker(rate_hz, region_map.taps[0])
         self._eeg = EegTracker(region_map.eeg, len(region_map.taps), rate_hz)
-        self._fmri = FmriTracker(region_map.taps, region_map.fmri)
+        self._fmri = FmriTracker(region_map.taps, region_map.fmri, region_map.theta)
+        self._connectivity = ConnectivityTracker(region_map.taps, region_map.residual, region_map.tracts)
         self._crossmodal = ConsistencyTracker(region_map.crossmodal)
         self._evidence = EvidenceTracker(region_map.evidence)
         self._flags = FlagTracker()
@@ -81,7 +84,10 @@ class Monitor:
 
     def reset(self) -> None:
         """Forget everything but the region map."""
-        for stage in (self._vitals, self._eeg, self._fmri, self._crossmodal, self._evidence, self._flags):
+        for stage in (
+            *(self._vitals, self._eeg, self._fmri, self._connectivity),
+            *(self._crossmodal, self._evidence, self._flags),
+        ):
             stage.reset()
         self.report = HealthReport(
             frame=-1,
@@ -105,16 +111,25 @@ class Monitor:
         """Take in one frame's row."""
         vitals = self._vitals.update(row)
         if vitals.missing > GAP_LIMIT:  # the EEG restarts its windows by itself
+            self._connectivity.reset()
             self._crossmodal.reset()
             self._evidence.reset()
         good = row.nonfinite == 0
         bands = self._eeg.update(row.signals, good, vitals.missing)
         regions = self._fmri.update(row.spatial, good)
+        connectivity = self._connectivity.update(row.spatial, good)
         consistency = self._crossmodal.update(
             bands.power[:, _GAMMA], bands.score, regions.severity, regions.score
         )
-        evidence = self._evidence.update((regions.input_score, regions.score, bands.score, vitals.entropy))
-        findings = Findings(self._limits, self.region_map.taps, vitals, row, bands, regions, evidence)
+        evidence = self._evidence.update(
+            (
+                *(regions.input_score, regions.score, bands.score, vitals.entropy),
+                *(connectivity.residual_score, connectivity.tract_score),
+            )
+        )
+        findings = Findings(
+            self._limits, self.region_map.taps, vitals, row, bands, regions, connectivity, evidence
+        )
         state, reasons, transitions = self._conclude(row.frame, row.t_ns, findings)
         self.report = HealthReport(
             frame=row.frame,
@@ -126,6 +141,7 @@ class Monitor:
             transitions=transitions,
             bands=bands,
             regions=regions,
+            connectivity=connectivity,
             consistency=consistency,
             evidence=evidence,
         )

@@ -1,30 +1,19 @@
-"""The region map: what calibration learned about one model. Load, verify, save.
-
-One ``.npz`` file: every array under its dotted name, everything else as JSON in ``meta``. It is
-loaded without pickle, and verified before anything uses it.
-"""
+"""The region map: what calibration learned about one model. `edge_monitor.map_file` loads and saves it."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
 import platform
-import zipfile
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import MapError
-from edge_monitor.types import BANDS, CHANNELS, STATES, FloatArray, TapSpec
-
-FORMAT = 1
+from edge_monitor.types import FloatArray, TapSpec
 
 
 def _runtime_version() -> str:
@@ -97,19 +86,87 @@ class EegBaseline(msgspec.Struct, frozen=True, eq=False):
 
 
 class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
-    """Clean voxel densities: median and 1.4826 MAD, (n_voxels,) float64; impact ``theta`` (n_voxels,).
+    """Clean voxel densities: median and 1.4826 MAD, (n_voxels,) float64.
 
-    A voxel that never varied in calibration has scale NaN: it yields no z. Until impact scores
-    were computed theta is 1 everywhere and ``theta_known`` is false. ``floor`` (n_voxels,): NaN for a
-    tap's voxels, which have the density of D2; for the input's, whose density is the log level
+    A voxel that never varied in calibration has scale NaN: it yields no z. ``floor`` (n_voxels,): NaN
+    for a tap's voxels, which have the density of D2; for the input's, whose density is the log level
     ``log(mean|a| + floor)``, a small share of the clean level.
     """
 
     median: FloatArray
     scale: FloatArray
-    theta: FloatArray
-    theta_known: bool
     floor: FloatArray
+
+
+class Impact(msgspec.Struct, frozen=True, eq=False):
+    """What each voxel is worth for the result: Shapley-style impact scores (design D7).
+
+    ``theta``, ``stderr`` and ``image_stderr`` (n_voxels,) float64, in units of the payoff, NaN for the
+    input's voxels, which are no players. ``stderr`` is that of the sampled permutation pairs with
+    the images fixed, ``image_stderr`` that of the choice of images (bootstrap; NaN with one image).
+    ``f_all``, ``f_none`` and ``pairs`` (n_taps - 1,) float64: payoff of the whole and of the wholly ablated
+    tap, and antithetic pairs drawn. ``history_pairs`` (n_points,) and ``history_theta``
+    (n_points, n_voxels): theta as it stood after so many pairs.
+    """
+
+    theta: FloatArray
+    stderr: FloatArray
+    image_stderr: FloatArray
+    f_all: FloatArray
+    f_none: FloatArray
+    pairs: FloatArray
+    history_pairs: FloatArray
+    history_theta: FloatArray
+    payoff: str
+    images: int
+    evaluations: int
+    seed: int
+
+
+class TractBaseline(msgspec.Struct, frozen=True, eq=False):
+    """How voxels of one tap drive those of the next: structural tracts (design D8).
+
+    A transition leads from one tap to the next. Arrays of shape (n_tracts,) float64 hold one matrix
+    (source voxel, target voxel) per transition, flattened row by row, one transition after the other.
+
+    ``strength``: mean exact C over the calibration images, NaN where the transition cannot be traced.
+    ``fidelity``: correlation of the live estimate with exact C on images that were not fitted; NaN where
+    there is nothing to correlate. ``gate`` (n_voxels, 2): alpha and beta of every target voxel, NaN for
+    the input's voxels. ``median`` and ``scale``: of ``log r(g) + log sigma(alpha_h + beta_h mean a(h))`` on
+    clean rows (kappa is a constant there and cancels); scale NaN means that the tract is not watched.
+    ``active`` (n_voxels,): log r from which a source voxel counts as active. ``problems``: why a transition
+    cannot be traced, "" where it can, one per transition. ``images``: how many were traced.
+    """
+
+    strength: FloatArray
+    fidelity: FloatArray
+    gate: FloatArray
+    median: FloatArray
+    scale: FloatArray
+    active: FloatArray
+    problems: tuple[str, ...]
+    images: int
+
+
+class ResidualBaseline(msgspec.Struct, frozen=True, eq=False):
+    """How the features of one tap follow from those of the tap before it: functional residual (D10).
+
+    Features of a tap are the mean |a| of its channel groups, then of its voxels (`TapSpec.n_features`);
+    arrays of shape (n_features,) float64 hold all taps, one after the other. ``floor`` is added before the
+    logarithm; ``low`` and ``high`` bound a log feature before it predicts. ``weights``: for each tap a matrix
+    of (2 m + 1, own features), m features of the tap before, flattened row by row: weights of the
+    bounded log features, of the same on a linear scale, and the constant; tap 0 has the constant alone.
+    ``whitening``: for each tap a matrix (own features, own features) that turns a smoothed residual into
+    directions whose root of summed squares is 1 at the most that calibration saw. ``limit`` (n_features,):
+    smoothed residual at which one feature is out of its calibrated range.
+    """
+
+    floor: FloatArray
+    low: FloatArray
+    high: FloatArray
+    weights: FloatArray
+    whitening: FloatArray
+    limit: FloatArray
 
 
 class EvidenceNull(msgspec.Struct, frozen=True, eq=False):
@@ -159,9 +216,17 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
     taps: tuple[TapSpec, ...]
     eeg: EegBaseline
     fmri: FmriBaseline
+    tracts: TractBaseline
+    residual: ResidualBaseline
     evidence: EvidenceNull
     crossmodal: CrossmodalNull
     golden: Golden
+    impact: Impact | None = None
+
+    @property
+    def theta(self) -> FloatArray:
+        """Impact of every voxel, (n_voxels,) float64; uniform until it was computed."""
+        return np.ones(self.fmri.median.size) if self.impact is None else self.impact.theta
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -192,193 +257,3 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
         if rate_hz != self.provenance.frame_rate_hz:
             calibrated = f"{self.provenance.frame_rate_hz:g} Hz"
             raise MapError("frame_rate_hz", f"is {rate_hz:g}, the map was calibrated at {calibrated}")
-
-
-_Section = TypeVar("_Section", bound=msgspec.Struct)
-_N_BANDS, _N_STATES, _N_CHANNELS = len(BANDS), len(STATES), len(CHANNELS)
-
-
-def to_bytes(region_map: RegionMap) -> bytes:
-    """Serialise a map; equal maps give equal bytes."""
-    meta: dict[str, Any] = {"format": FORMAT}
-    arrays: dict[str, NDArray[Any]] = {}
-    for section in msgspec.structs.fields(RegionMap):
-        value = getattr(region_map, section.name)
-        if not isinstance(value, msgspec.Struct):
-            meta[section.name] = msgspec.to_builtins(value)
-            continue
-        plain = meta[section.name] = {}
-        for field in msgspec.structs.fields(value):
-            item = getattr(value, field.name)
-            if isinstance(item, np.ndarray):
-                arrays[f"{section.name}.{field.name}"] = np.ascontiguousarray(item)
-            else:
-                plain[field.name] = msgspec.to_builtins(item)
-    buffer = io.BytesIO()
-    # The standard library's JSON writes infinity, which an error level may be; msgspec's writes null.
-    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
-    """Read and verify a map.
-
-    Raises
-    ------
-    MapError
-        The bytes are no region map, a field is missing, misshapen or not finite where it must be.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # Read in full, so that each checksum is compared: np.load alone stops where an array ends.
-            members = {key.removesuffix(".npy"): archive.read(key) for key in archive.namelist()}
-        arrays = {key: np.load(io.BytesIO(npy), allow_pickle=False) for key, npy in members.items()}
-        meta = json.loads(arrays.pop("meta").tobytes())
-        found = meta.get("format")
-    except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
-        raise MapError(name, f"not a region map ({error})") from error
-    if found != FORMAT:
-        raise MapError(name, f"format is {found}, this version reads {FORMAT}")
-    try:
-        region_map = RegionMap(
-            provenance=msgspec.convert(meta["provenance"], Provenance),
-            taps=msgspec.convert(meta["taps"], tuple[TapSpec, ...]),
-            eeg=_section(EegBaseline, "eeg", meta, arrays),
-            fmri=_section(FmriBaseline, "fmri", meta, arrays),
-            evidence=_section(EvidenceNull, "evidence", meta, arrays),
-            crossmodal=msgspec.convert(meta["crossmodal"], CrossmodalNull),
-            golden=_section(Golden, "golden", meta, arrays),
-        )
-    except KeyError as error:
-        raise MapError(name, f"{error.args[0]} is missing") from error
-    except (TypeError, msgspec.ValidationError) as error:
-        raise MapError(name, f"a field is missing or has the wrong type ({error})") from error
-    _verify(region_map, name)
-    return region_map
-
-
-def load_region_map(path: str | Path) -> RegionMap:
-    """Load and verify the map at ``path``; see `from_bytes` for what is refused."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise MapError(path, error.strerror or str(error)) from error
-    return from_bytes(data, str(path))
-
-
-def save_region_map(region_map: RegionMap, path: str | Path) -> None:
-    """Verify and write a map; a reader sees the old file or the whole new one, never half of it."""
-    _verify(region_map, str(path))
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(to_bytes(region_map))
-        scratch.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise MapError(path, f"cannot be written ({error.strerror})") from error
-
-
-def _section(
-    cls: type[_Section], name: str, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]
-) -> _Section:
-    """Build one section: arrays from their dotted names, everything else from ``meta``."""
-    values = {}
-    for field in msgspec.structs.fields(cls):
-        key = f"{name}.{field.name}"
-        # From NumPy 2.5 on NDArray is an alias of its own, no longer ndarray under another name.
-        if get_origin(field.type) in {np.ndarray, NDArray}:
-            values[field.name] = np.ascontiguousarray(arrays[key])
-        else:
-            values[field.name] = msgspec.convert(meta[name][field.name], field.type)
-    return cls(**values)
-
-
-def _verify(region_map: RegionMap, name: str) -> None:
-    """Refuse a map whose parts do not fit together; the first misfit is named."""
-    if len(region_map.taps) < 2:
-        raise MapError(name, f"needs the input and at least one tap, has {len(region_map.taps)} in all")
-    for tap in region_map.taps:
-        if not all(1 <= cells <= size for cells, size in zip(tap.grid, tap.shape, strict=True)):
-            raise MapError(name, f"{tap.name} has grid {tap.grid} over shape {tap.shape}")
-    n_taps = len(region_map.taps)
-    n_voxels = sum(tap.n_voxels for tap in region_map.taps)
-    bands = (n_taps, _N_BANDS)
-    n_points = region_map.evidence.tail.size
-    n_golden = region_map.golden.frames.shape[0] if region_map.golden.frames.ndim else 0
-    shapes: dict[str, tuple[int, ...]] = {
-        "eeg.floor": bands,
-        "eeg.mean": bands,
-        "eeg.scale": bands,
-        "eeg.profile_mean": bands,
-        "eeg.profile_covariance": (*bands, _N_BANDS),
-        "eeg.state_mix": (n_taps, _N_STATES),
-        "fmri.median": (n_voxels,),
-        "fmri.scale": (n_voxels,),
-        "fmri.theta": (n_voxels,),
-        "fmri.floor": (n_voxels,),
-        "evidence.tail": (n_points,),
-        "evidence.quantiles": (_N_CHANNELS, n_points),
-        "evidence.excess": (_N_CHANNELS,),
-        "evidence.threshold": (_N_CHANNELS,),
-        "golden.outputs": (n_golden, *region_map.golden.outputs.shape[-1:]),
-        "golden.signals": (n_golden, n_taps),
-    }
-    for key, shape in shapes.items():
-        section, field = key.split(".")
-        array = getattr(getattr(region_map, section), field)
-        if array.shape != shape or array.dtype != np.float64:
-            raise MapError(name, f"{key} is {array.dtype}{array.shape}, not float64{shape}")
-        bad = np.isinf(array) if key in _MAY_BE_MISSING else ~np.isfinite(array)
-        if bad.any():
-            index = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise MapError(name, f"{key}{list(index)} is {array[index]}")
-        if key in _POSITIVE and (array <= 0).any():
-            raise MapError(name, f"{key} must be positive, has {np.nanmin(array)}")
-    _verify_values(region_map, name)
-
-
-def _verify_values(region_map: RegionMap, name: str) -> None:
-    """Refuse numbers that a kernel or a comparison could not work with."""
-    tail, quantiles = region_map.evidence.tail, region_map.evidence.quantiles
-    if tail.size < 2 or tail[0] > 1 or tail[-1] <= 0 or (np.diff(tail) >= 0).any():
-        raise MapError(name, "evidence.tail must fall from 1 towards 0")
-    if (np.diff(quantiles) < 0).any():
-        raise MapError(name, "evidence.quantiles must rise")
-    frames, tolerance = region_map.golden.frames, region_map.golden.tolerance
-    if frames.size == 0 or frames.dtype.kind not in "buif" or not np.isfinite(frames).all():
-        raise MapError(name, f"golden.frames must hold finite numbers, is {frames.dtype}{frames.shape}")
-    if not 0 <= tolerance < np.inf:
-        raise MapError(name, f"golden.tolerance is {tolerance}, must not be negative")
-    if not 0 <= region_map.crossmodal.coherence_bias < 1:
-        raise MapError(name, f"crossmodal.coherence_bias is {region_map.crossmodal.coherence_bias}")
-    for key in ("temporal_error", "spatial_error"):  # infinite: nothing is an error
-        if np.isnan(getattr(region_map.crossmodal, key)):
-            raise MapError(name, f"crossmodal.{key} is nan")
-    if not 0 < region_map.provenance.frame_rate_hz < np.inf:
-        raise MapError(name, f"frame_rate_hz is {region_map.provenance.frame_rate_hz}, must be positive")
-
-
-# NaN means "this band, voxel or channel has no baseline" in these fields, damage elsewhere.
-_MAY_BE_MISSING = {
-    "eeg.mean",
-    "eeg.scale",
-    "eeg.profile_mean",
-    "eeg.profile_covariance",
-    "fmri.scale",
-    "fmri.floor",
-    "evidence.quantiles",
-    "evidence.excess",
-    "evidence.threshold",
-}
-
-_POSITIVE = {
-    "eeg.floor",
-    "eeg.scale",
-    "fmri.scale",
-    "fmri.floor",
-    "evidence.excess",
-    "evidence.threshold",
-}

@@ -18,9 +18,10 @@ import msgspec
 import numpy as np
 
 from edge_monitor.config import Config, MonitorSettings, SinkSettings
+from edge_monitor.map_file import load_region_map, to_bytes
 from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
-from edge_monitor.region_map import RegionMap, Runtime, load_region_map, to_bytes
+from edge_monitor.region_map import RegionMap, Runtime
 from edge_monitor.sinks.health_page import HealthPageSink
 from edge_monitor.sinks.journal import JournalSink
 from edge_monitor.sinks.mqtt import MqttSink

@@ -24,8 +24,12 @@ STATES = ("deep processing", "memory", "idle", "active", "high-level")
 """Name of a tap's state by its dominant band, in the order of `BANDS` (design D6)."""
 
 
-CHANNELS = ("input", "spatial", "temporal", "output")
-"""Evidence channels: input densities, layer densities, band powers, output entropy."""
+CHANNELS = ("input", "spatial", "temporal", "output", "residual", "tracts")
+"""Evidence channels: input densities, layer densities, band powers, output entropy, functional residual
+between layers, structural tracts."""
+
+CHANNEL_GROUPS = 32
+"""At most so many channel groups of a tap enter the functional residual (design D10)."""
 
 
 class HealthState(IntEnum):
@@ -74,6 +78,16 @@ class TapSpec(msgspec.Struct, frozen=True):
     @property
     def n_channels(self) -> int:
         return self.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """Features of the functional residual: channel groups, then voxels."""
+        return min(self.n_channels, CHANNEL_GROUPS) + self.n_voxels
+
+    def group_edges(self) -> IntArray:
+        """First channel of each channel group, and the end of the last: ``floor(k C / g)``."""
+        groups = min(self.n_channels, CHANNEL_GROUPS)
+        return np.arange(groups + 1) * self.n_channels // groups
 
     def voxel_counts(self) -> IntArray:
         """Elements of each voxel, shape (n_voxels,), channel group slowest; edges ``floor(k n / g)``."""
@@ -184,6 +198,28 @@ class RegionScores(msgspec.Struct, frozen=True, eq=False):
     input_score: float | None
 
 
+class Connectivity(msgspec.Struct, frozen=True, eq=False):
+    """How the layers drive one another in one frame (D8, D10).
+
+    ``residual`` (n_taps,) float64: how far each tap is from what the tap before it predicts (tap 0: from
+    its own clean level), 1 = as far as it ever was in calibration; NaN while not known. ``tract_z``
+    (n_tracts,): robust z of the live tracts, NaN where not watched or the source is silent.
+    ``alarming`` (n_voxels,) bool: voxels of taps with a residual of 1 or more that carry it. ``root``: the
+    alarming voxel that no other one explains. ``weakest``: source and target voxel of the tract with the
+    lowest z.
+    ``residual_score`` and ``tract_score``: largest residual of the network's own taps, and how far the
+    weakest tract lies below its baseline, in sigmas; None while not known.
+    """
+
+    residual: FloatArray
+    tract_z: FloatArray
+    alarming: BoolArray
+    root: int | None
+    weakest: tuple[int, int] | None
+    residual_score: float | None
+    tract_score: float | None
+
+
 class Vitals(msgspec.Struct, frozen=True):
     """Signs of life of the stream (design section 2).
 
@@ -273,5 +309,6 @@ class HealthReport(msgspec.Struct, frozen=True, eq=False):
     transitions: tuple[Transition, ...]
     bands: BandPowers | None = None
     regions: RegionScores | None = None
+    connectivity: Connectivity | None = None
     consistency: Consistency | None = None
     evidence: Evidence | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import msgspec
@@ -16,11 +17,13 @@ from edge_monitor.region_map import (
     Golden,
     Provenance,
     RegionMap,
+    ResidualBaseline,
     Runtime,
+    TractBaseline,
 )
 from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session
 from edge_monitor.taps.reducer import input_spec, tap_spec
-from edge_monitor.types import BANDS, CHANNELS, STATES
+from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 
 
 def minimal_map(
@@ -96,10 +99,10 @@ def minimal_map(
         fmri=FmriBaseline(
             median=np.zeros(n_voxels),
             scale=np.ones(n_voxels),
-            theta=np.ones(n_voxels),
-            theta_known=False,
             floor=np.full(n_voxels, np.nan),
         ),
+        tracts=no_tracts(specs),
+        residual=no_residual(specs),
         evidence=EvidenceNull(
             tail=np.array([1.0, 0.1, 0.005]),
             quantiles=np.tile([0.0, 1.0, 2.0], (n_channels, 1)),
@@ -116,6 +119,38 @@ def minimal_map(
             signals=np.array(signals),
             tolerance=tolerance,
         ),
+    )
+
+
+def no_tracts(taps: Sequence[TapSpec]) -> TractBaseline:
+    """Tracts that were never traced: none is watched."""
+    n_tracts = sum(a.n_voxels * b.n_voxels for a, b in itertools.pairwise(taps))
+    nothing = np.full(n_tracts, np.nan)
+    n_voxels = sum(tap.n_voxels for tap in taps)
+    return TractBaseline(
+        strength=nothing,
+        fidelity=nothing,
+        gate=np.full((n_voxels, 2), np.nan),
+        median=nothing,
+        scale=nothing,
+        active=np.full(n_voxels, np.nan),
+        problems=tuple(f"{a.name} -> {b.name}: not traced" for a, b in itertools.pairwise(taps)),
+        images=0,
+    )
+
+
+def no_residual(taps: Sequence[TapSpec]) -> ResidualBaseline:
+    """Prediction "log feature 0" and whitening 0: no residual ever counts."""
+    n_features = [tap.n_features for tap in taps]
+    n_weights = n_features[0] + sum((2 * m + 1) * n for m, n in itertools.pairwise(n_features))
+    n = sum(n_features)
+    return ResidualBaseline(
+        floor=np.full(n, 1e-12),
+        low=np.full(n, -1.0),
+        high=np.ones(n),
+        weights=np.zeros(n_weights),
+        whitening=np.zeros(sum(m * m for m in n_features)),
+        limit=np.full(n, 1e12),
     )
 
 

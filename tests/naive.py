@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import scipy.signal
+import scipy.special
 
 # kernels/crc.py
 
@@ -263,3 +264,96 @@ def clean_distance(power, floor, mean, scale):
             state.append(int(np.nanargmax(row)) if np.nanmax(row) > 1 else 2)
     valid = np.abs(z[~np.isnan(z)])
     return z, state, valid.max() if valid.size else np.nan
+
+
+# How the layers drive one another: residual, live tracts, root cause (D8, D10).
+
+
+def channel_groups(n_channels):
+    """Channels of each of at most 32 groups."""
+    n = min(n_channels, 32)
+    return [range(k * n_channels // n, (k + 1) * n_channels // n) for k in range(n)]
+
+
+def levels(activations, grid):
+    """Features of one tap from its activations (n, C, H, W) in n frames: channel groups, then voxels."""
+    size = np.abs(np.asarray(activations, np.float64))
+    groups = [np.mean(size[:, group]) for group in channel_groups(size.shape[1])]
+    voxels = [np.mean([frame[voxel] for frame in size]) for voxel in voxel_slices(size.shape[1:], grid)]
+    return np.array(groups + voxels)
+
+
+def multiply(vector, matrix):
+    products = [
+        [float(x) * float(w) for x, w in zip(vector, row, strict=True)] for row in np.transpose(matrix)
+    ]
+    return np.array([sum(row) for row in products])
+
+
+def residuals(history, low, high, weights, whitening):
+    """Residual of every tap after the last frame, and the smoothed residuals of every feature.
+
+    ``history``: per frame, the features of every tap, None for a masked tap; the other arguments hold one
+    array per tap, ``weights`` (2 m + 1, n): of logs, of levels, constant.
+    """
+    distance, smoothed_residuals = [], []
+    for tap, weight in enumerate(weights):
+        off = []
+        known = False
+        for frame in history:
+            before = frame[tap - 1] if tap else np.empty(0)
+            known = before is not None and frame[tap] is not None
+            if known:
+                bounded = np.clip(np.log(before), low[tap - 1], high[tap - 1]) if tap else before
+                inputs = np.concatenate([bounded, np.exp(bounded), [1.0]])
+                off.append(np.clip(np.log(frame[tap]) - multiply(inputs, weight), -20.0, 20.0))
+        ages = np.arange(len(off))[::-1]
+        smooth = np.zeros(weight.shape[1])
+        for age, values in zip(ages, off, strict=True):
+            smooth += 2 / 9 * (7 / 9) ** age * values
+        smoothed_residuals.append(smooth)
+        known &= len(off) >= 8
+        distance.append(np.linalg.norm(multiply(smooth, whitening[tap])) if known else np.nan)
+    return distance, smoothed_residuals
+
+
+def drives(elements, gate):
+    """Sum of positive parts per frame, and sigma(alpha + beta mean a), of a voxel; elements (n frames, m)."""
+    u = np.clip(gate[0] + gate[1] * np.mean(elements), -500.0, 500.0)
+    return np.sum(elements[elements > 0]) / len(elements), scipy.special.expit(u)
+
+
+def tracts(drive, openness, log_active, median, scale):
+    """Z of the tracts of one transition: drive of its sources, openness of its targets; None is unknown."""
+    z = np.full((len(drive), len(openness)), np.nan)
+    for g, h in np.ndindex(z.shape):
+        if drive[g] > 0 and np.log(drive[g]) >= log_active[g]:
+            z[g, h] = (np.log(drive[g] * openness[h]) - median[g, h]) / scale[g, h]
+    return z
+
+
+def root_cause(residual, taps, smooth, limit, strong):
+    """Alarming voxels and the root among them (None without), as (tap, voxel).
+
+    ``taps``: (shape, grid) each; ``smooth``, ``limit``: features of each tap; ``strong``: one matrix
+    (source, target) per transition.
+    """
+    excess = {}
+    for tap, (shape, grid) in enumerate(taps):
+        if not residual[tap] >= 1:
+            continue
+        features = np.abs(smooth[tap]) / limit[tap]
+        groups = channel_groups(shape[0])
+        for voxel, where in enumerate(voxel_slices(shape, grid)):
+            channels = set(range(shape[0])[where[0]])
+            reaching = [x for x, group in zip(features, groups, strict=False) if channels & set(group)]
+            largest = max(features[len(groups) + voxel], *reaching)
+            if largest >= min(1.0, max(features)):
+                excess[tap, voxel] = largest
+    roots = [
+        (tap, voxel)
+        for tap, voxel in excess
+        if not any(before == tap - 1 and strong[before][parent, voxel] for before, parent in excess)
+    ]
+    first = [place for place in roots if place[0] == roots[0][0]]
+    return set(excess), max(first, key=excess.get) if roots else None

@@ -11,11 +11,11 @@ import pytest
 from edge_monitor.config import CalibrationSettings, FrameSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
+from edge_monitor.map_file import from_bytes, to_bytes
 from edge_monitor.offline.baselines import band_powers
 from edge_monitor.offline.calibrate import calibrate
 from edge_monitor.offline.observe import observe, silent
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import from_bytes, to_bytes
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.types import CHANNELS, HealthState

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from edge_monitor.region_map import load_region_map
+from edge_monitor.map_file import load_region_map
 
 RATE_HZ = 30.0
 

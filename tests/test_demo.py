@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edge_monitor.eeg import BandBank, BandPlan, log_powers, nearest_profile
+from edge_monitor.map_file import load_region_map
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import load_region_map
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.camera_faults import camera_fault
 from edge_monitor.sources.recording import RecordingReader

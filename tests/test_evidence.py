@@ -23,6 +23,7 @@ from edge_monitor.kernels import surprise
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS
 
+N = len(CHANNELS)
 TAIL = np.geomspace(1.0, 0.005, 64)
 UPDATES = {"compiled": surprise.update, "python": getattr(surprise.update, "py_func", surprise.update)}
 
@@ -70,31 +71,36 @@ def test_kernel_follows_its_definition(update, history, smoothing, steps):
 
 
 def test_tied_quantiles_count_as_the_probability_of_this_score_or_more():
-    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update((1.0,) * 4)
+    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update((1.0,) * N)
     np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
 
 
 def test_smoothing_restarts_after_a_missing_score_and_after_reset():
     tracker = EvidenceTracker(null())
-    tracker.update((1.0, 1.0, 1.0, 1.0))
-    np.testing.assert_allclose(
-        tracker.update((2.0, None, 2.0, 2.0)).score, [1 + SMOOTHING, np.nan, 1 + SMOOTHING, 1 + SMOOTHING]
-    )
-    assert tracker.update((2.0, 5.0, 2.0, 2.0)).score[1] == 5.0
+    tracker.update((1.0,) * N)
+    smoothed = [1 + SMOOTHING] * N
+    smoothed[1] = np.nan
+    np.testing.assert_allclose(tracker.update((2.0, None, *(2.0,) * (N - 2))).score, smoothed)
+    assert tracker.update((2.0, 5.0, *(2.0,) * (N - 2))).score[1] == 5.0
     tracker.reset()
-    np.testing.assert_array_equal(tracker.update((3.0, 3.0, 3.0, 3.0)).score, 3.0)
+    np.testing.assert_array_equal(tracker.update((3.0,) * N).score, 3.0)
+
+
+def test_every_channel_has_a_score():
+    with pytest.raises(ValueError, match="shorter"):
+        EvidenceTracker(null()).update((1.0,) * (N - 1))
 
 
 def test_an_infinite_score_alarms_and_is_forgotten():
     tracker = EvidenceTracker(null())
-    assert np.isposinf(tracker.update((np.inf,) * 4).ratio).all()
+    assert np.isposinf(tracker.update((np.inf,) * N).ratio).all()
     for _ in range(2):
-        after = tracker.update((0.5,) * 4)
+        after = tracker.update((0.5,) * N)
     np.testing.assert_array_equal(after.score, 0.5)
 
 
 def test_a_channel_without_threshold_has_surprise_but_no_ratio():
-    evidence = EvidenceTracker(null(threshold=np.nan)).update((1.0,) * 4)
+    evidence = EvidenceTracker(null(threshold=np.nan)).update((1.0,) * N)
     np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
     assert np.isnan(evidence.ratio).all()
 
@@ -109,8 +115,8 @@ def test_a_null_that_does_not_fit_is_refused(name):
 
 def test_a_report_keeps_its_numbers():
     tracker = EvidenceTracker(null())
-    first = tracker.update((1.0,) * 4)
-    tracker.update((9.0,) * 4)
+    first = tracker.update((1.0,) * N)
+    tracker.update((9.0,) * N)
     np.testing.assert_array_equal(first.score, 1.0)
     np.testing.assert_allclose(first.ratio, -np.log(0.1) / 10.0)
 

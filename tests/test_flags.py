@@ -28,6 +28,7 @@ from edge_monitor.types import (
     BANDS,
     CHANNELS,
     BandPowers,
+    Connectivity,
     Evidence,
     FlagStatus,
     HealthState,
@@ -88,6 +89,8 @@ RAISERS = {
     "REGION_ABNORMAL": frame(ratios={"spatial": 1.5}),
     "RHYTHM_ABNORMAL": frame(ratios={"temporal": 1.5}),
     "OUTPUT_ABNORMAL": frame(ratios={"output": 1.5}),
+    "LAYER_BROKEN": frame(ratios={"residual": 1.5}),
+    "TRACT_BROKEN": frame(ratios={"tracts": 1.5}),
     "PROBE_DETACHED": told("PROBE_DETACHED"),
     "ANSWER_CHANGED": told("ANSWER_CHANGED"),
     "SELF_TEST_FAILED": told("SELF_TEST_FAILED"),
@@ -254,6 +257,12 @@ def bands(tap, band):
     return BandPowers(z, z, np.zeros(2, np.int64), np.zeros(2, np.int64), 1.0)
 
 
+def broken(root):
+    alarming = np.zeros(12 + 8, bool)
+    alarming[[root, -1, -2]] = True
+    return Connectivity(np.array([0.1, 3.0]), np.zeros(96), alarming, root, (3, 19), 3.0, 5.0)
+
+
 @pytest.mark.parametrize(
     ("code", "findings", "words"),
     [
@@ -268,6 +277,11 @@ def bands(tap, band):
         ("RHYTHM_ABNORMAL", abnormal("temporal", bands=bands(1, "gamma")), "gamma power of relu_1"),
         ("OUTPUT_ABNORMAL", abnormal("output"), "the model is unsure"),
         ("OUTPUT_ABNORMAL", frame(ratios={"output": 2.0}, entropy=1.25), "entropy 1.25 nats"),
+        ("LAYER_BROKEN", abnormal("residual"), "a layer does not follow from the one before it"),
+        ("LAYER_BROKEN", abnormal("residual", connectivity=broken(17)), "relu_1 [1, 0, 1] does not follow"),
+        ("LAYER_BROKEN", abnormal("residual", connectivity=broken(17)), "drives it, 2 more voxels under it"),
+        ("TRACT_BROKEN", abnormal("tracts"), "a tract carries less than it should"),
+        ("TRACT_BROKEN", abnormal("tracts", connectivity=broken(17)), "hardly drives relu_1 [1, 1, 1]"),
         ("PROBE_DETACHED", RAISERS["PROBE_DETACHED"], "detail of PROBE_DETACHED"),
     ],
 )

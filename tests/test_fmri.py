@@ -40,7 +40,10 @@ def baseline(seed=0):
     scale = rng.uniform(0.5, 2, N)
     scale[[2, 14]] = np.nan
     scale[TAP_OF_VOXEL == 2] = np.nan  # a tap none of whose voxels ever varied
-    return FmriBaseline(rng.normal(3, 1, N), scale, rng.normal(0, 1, N), True, FLOOR)
+    return FmriBaseline(rng.normal(3, 1, N), scale, FLOOR)
+
+
+THETA = np.random.default_rng(9).normal(0, 1, N)
 
 
 def same(scores, expected):
@@ -82,7 +85,7 @@ def test_densities_refuses_shapes_that_do_not_fit():
 
 def test_lock_step_with_definition():
     base = baseline()
-    tracker = FmriTracker(TAPS, base)
+    tracker = FmriTracker(TAPS, base, THETA)
     rng = np.random.default_rng(1)
     last = None
     for frame in range(60):
@@ -95,13 +98,13 @@ def test_lock_step_with_definition():
         same(
             last,
             naive.region_scores(
-                np.array(density), base.median, base.scale, base.theta, TAP_OF_VOXEL, present & good
+                np.array(density), base.median, base.scale, THETA, TAP_OF_VOXEL, present & good
             ),
         )
 
 
 def test_nothing_is_known_before_the_first_block():
-    scores = FmriTracker(TAPS, baseline()).update(None, ALL)
+    scores = FmriTracker(TAPS, baseline(), THETA).update(None, ALL)
     assert np.isnan(scores.density).all()
     assert np.isnan(scores.z).all()
     assert np.isnan(scores.tap_score).all()
@@ -109,7 +112,7 @@ def test_nothing_is_known_before_the_first_block():
 
 
 def test_masked_frame_knows_nothing_either():
-    tracker = FmriTracker(TAPS, baseline())
+    tracker = FmriTracker(TAPS, baseline(), THETA)
     block, _ = block_of(np.random.default_rng(2))
     assert tracker.update(block, ALL).score is not None
     scores = tracker.update(block, ~ALL)
@@ -118,7 +121,7 @@ def test_masked_frame_knows_nothing_either():
 
 
 def test_reset_is_fresh():
-    tracker = FmriTracker(TAPS, baseline())
+    tracker = FmriTracker(TAPS, baseline(), THETA)
     block, _ = block_of(np.random.default_rng(3))
     tracker.update(block, ALL)
     tracker.reset()
@@ -139,7 +142,7 @@ def test_score_is_the_worst_tap_and_worst_the_heaviest_voxel():
     theta = np.ones(N)
     theta[12] = -4.0
     block, median = off_by(z)
-    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), theta, True, FLOOR)).update(block, ALL)
+    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), FLOOR), theta).update(block, ALL)
     assert (scores.worst, scores.severity) == (12, pytest.approx(12.0))
     assert_allclose(scores.tap_score, [100 / np.sqrt(12), np.sqrt(73 / 16), 0.0, 3.0], atol=1e-6)
     assert scores.score == pytest.approx(3.0)
@@ -147,7 +150,7 @@ def test_score_is_the_worst_tap_and_worst_the_heaviest_voxel():
 
 
 def test_results_are_fresh():
-    tracker = FmriTracker(TAPS, baseline())
+    tracker = FmriTracker(TAPS, baseline(), THETA)
     rng = np.random.default_rng(5)
     first = tracker.update(block_of(rng)[0], ALL)
     before = first.density.copy(), first.z.copy(), first.tap_score.copy()
@@ -179,18 +182,18 @@ def read_only(array):
 )
 def test_unusable_block_is_refused_by_name(block, message):
     with pytest.raises(InputError, match=message):
-        FmriTracker(TAPS, baseline()).update(block, ALL)
+        FmriTracker(TAPS, baseline(), THETA).update(block, ALL)
 
 
 def test_a_block_of_no_frames_is_refused():
     block = msgspec.structs.replace(spoiled(), frames=0)
     with pytest.raises(InputError, match=r"spatial.frames: 0 is below 1"):
-        FmriTracker(TAPS, baseline()).update(block, ALL)
+        FmriTracker(TAPS, baseline(), THETA).update(block, ALL)
 
 
 def test_unusable_mask_and_baseline_are_refused_by_name():
     with pytest.raises(InputError, match=r"good: bool\(3,\)"):
-        FmriTracker(TAPS, baseline()).update(spoiled(), ALL[:3])
+        FmriTracker(TAPS, baseline(), THETA).update(spoiled(), ALL[:3])
     clean = baseline()
     with pytest.raises(MapError, match=rf"fmri.theta: shape \(3,\), expected \({N},\)"):
-        FmriTracker(TAPS, FmriBaseline(clean.median, clean.scale, np.ones(3), True, FLOOR))
+        FmriTracker(TAPS, clean, np.ones(3))

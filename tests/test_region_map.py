@@ -17,15 +17,8 @@ from hypothesis import strategies as st
 from maps import minimal_map
 
 from edge_monitor.errors import EdgeMonitorError, MapError
-from edge_monitor.region_map import (
-    CrossmodalNull,
-    RegionMap,
-    Runtime,
-    from_bytes,
-    load_region_map,
-    save_region_map,
-    to_bytes,
-)
+from edge_monitor.map_file import from_bytes, load_region_map, save_region_map, to_bytes
+from edge_monitor.region_map import CrossmodalNull, Impact, RegionMap, Runtime
 from edge_monitor.types import TapSpec
 
 MAP = minimal_map(models.cnn())
@@ -45,6 +38,28 @@ def with_value(key, value, place=0):
     array = np.array(getattr(getattr(MAP, section), field))
     array.flat[place] = value
     return with_field(key, array)
+
+
+N = MAP.fmri.median.size
+
+
+def scored(**changes):
+    """Return the same map with impact scores."""
+    impact = Impact(
+        theta=np.ones(N),
+        stderr=np.zeros(N),
+        image_stderr=np.full(N, np.nan),
+        f_all=np.ones(len(MAP.taps) - 1),
+        f_none=np.zeros(len(MAP.taps) - 1),
+        pairs=np.full(len(MAP.taps) - 1, 128.0),
+        history_pairs=np.array([128.0]),
+        history_theta=np.ones((1, N)),
+        payoff="decision probability",
+        images=1,
+        evaluations=7,
+        seed=0,
+    )
+    return msgspec.structs.replace(MAP, impact=msgspec.structs.replace(impact, **changes))
 
 
 def archive(**changes):
@@ -106,6 +121,14 @@ def test_round_trip_is_exact_to_the_bit(tmp_path):
     assert_same(load_region_map(tmp_path / "map.npz"), region_map)
 
 
+def test_impact_survives_and_is_uniform_without():
+    theta = np.r_[np.full(MAP.taps[0].n_voxels, np.nan), np.linspace(-1, 1, N - MAP.taps[0].n_voxels)]
+    assert_same(from_bytes(to_bytes(scored(theta=theta))), scored(theta=theta))
+    np.testing.assert_array_equal(scored(theta=theta).theta, theta)
+    assert from_bytes(DATA).impact is None
+    np.testing.assert_array_equal(MAP.theta, np.ones(N))
+
+
 def test_missing_baselines_survive():
     region_map = with_value("fmri.scale", np.nan, 5)
     assert np.flatnonzero(np.isnan(from_bytes(to_bytes(region_map)).fmri.scale)).tolist() == [5]
@@ -122,7 +145,8 @@ def test_equal_maps_give_equal_bytes(monkeypatch):
 
 def test_a_loaded_map_is_fit_for_kernels():
     loaded = from_bytes(DATA)
-    for section in (loaded.eeg, loaded.fmri, loaded.evidence, loaded.golden):
+    sections = (getattr(loaded, name) for name in loaded.__struct_fields__)
+    for section in (part for part in sections if isinstance(part, msgspec.Struct)):
         arrays = [getattr(section, name) for name in section.__struct_fields__]
         assert all(a.flags.c_contiguous and a.flags.writeable for a in arrays if isinstance(a, np.ndarray))
 
@@ -141,7 +165,16 @@ def test_this_runtime_names_its_versions():
 
 DAMAGED = {
     "NaN where it is forbidden": (with_value("eeg.floor", np.nan, 7), "eeg.floor[1, 2] is nan"),
-    "infinity in theta": (with_value("fmri.theta", np.inf, 3), "fmri.theta[3] is inf"),
+    "infinity in theta": (scored(theta=np.r_[np.nan, np.inf, np.ones(N - 2)]), "impact.theta[1] is inf"),
+    "theta of a hidden voxel missing": (scored(theta=np.full(N, np.nan)), "impact.theta is nan for a voxel"),
+    "theta of another grid": (scored(theta=np.ones(3)), f"impact.theta is float64(3,), not float64({N},)"),
+    "history of another length": (scored(history_pairs=np.ones(2)), "impact.history_theta is float64(1,"),
+    "tracts of another grid": (with_field("tracts.strength", np.ones(3)), "tracts.strength is float64(3,)"),
+    "tract without scale": (with_value("tracts.scale", 0.0), "tracts.scale must be positive"),
+    "a transition without its line": (with_field("tracts.problems", ("",)), "tracts.problems has 1 lines"),
+    "weights of other taps": (with_field("residual.weights", np.ones(7)), "residual.weights is float64(7,)"),
+    "NaN in the whitening": (with_value("residual.whitening", np.nan), "residual.whitening[0] is nan"),
+    "no limit": (with_value("residual.limit", 0.0, 2), "residual.limit must be positive, has 0.0"),
     "infinity where NaN is allowed": (with_value("eeg.mean", -np.inf), "eeg.mean[0, 0] is -inf"),
     "negative scale": (with_value("fmri.scale", -2.0), "fmri.scale must be positive, has -2.0"),
     "zero scale": (with_value("eeg.scale", 0.0), "eeg.scale must be positive, has 0.0"),
@@ -214,9 +247,9 @@ FOREIGN = {
     "no array inside": (archive(**{"eeg.mean": b"hello"}), "not a region map"),
     "meta that is no JSON": (archive(meta=np.zeros(9, np.uint8)), "not a region map"),
     "meta that is a list": (archive(meta=np.frombuffer(b"[1]", np.uint8)), "not a region map"),
-    "format to come": (archive(meta=meta(format=2)), "format is 2, this version reads 1"),
+    "format to come": (archive(meta=meta(format=3)), "format is 3, this version reads 2"),
     "no format": (archive(meta=meta(format=...)), "format is None"),
-    "missing array": (archive(**{"fmri.theta": None}), "fmri.theta is missing"),
+    "missing array": (archive(**{"fmri.scale": None}), "fmri.scale is missing"),
     "missing section": (archive(meta=meta(taps=...)), "taps is missing"),
     "missing number": (archive(meta=meta(golden__tolerance=...)), "tolerance is missing"),
     "missing provenance": (archive(meta=meta(provenance__model=...)), "missing required field `model`"),

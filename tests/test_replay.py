@@ -7,10 +7,11 @@ import pytest
 from maps import minimal_map
 
 from edge_monitor.errors import RecordingError
+from edge_monitor.map_file import to_bytes
 from edge_monitor.offline.observe import observe_recording
 from edge_monitor.offline.replay import replay
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import Runtime, to_bytes
+from edge_monitor.region_map import Runtime
 from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.types import StatRow, Tick
 

@@ -13,16 +13,19 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from _bench_measure import Effort, UnavailableError, durations_us
 from _bench_rows import RATE_HZ, TAPS, synthetic_rows
 from _bench_taps import DEMO, one_thread
 
 from edge_monitor.config import HealthPageSettings, MonitorSettings, RecordingSettings, SinkSettings
+from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.offline.calibrate import calibrate
-from edge_monitor.offline.observe import Observed
+from edge_monitor.offline.observe import Images, Observed
+from edge_monitor.offline.tract_baseline import watch_tracts
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import Golden, RegionMap, Runtime, load_region_map, save_region_map
+from edge_monitor.region_map import Golden, RegionMap, Runtime
 from edge_monitor.service import Watch, open_probe, open_sinks
 from edge_monitor.sinks.queued import Sink
 from edge_monitor.sources.scenes import Road
@@ -35,11 +38,24 @@ CHILD = Path(__file__).with_name("_bench_child.py")
 
 @cache
 def synthetic_map() -> RegionMap:
-    """Region map calibrated on synthetic rows."""
+    """Region map calibrated on synthetic rows, with every tract watched."""
     frames = np.zeros((1, *TAPS[0].shape), np.float32)
     golden = Golden(frames, np.zeros((1, 10)), np.zeros((1, len(TAPS))), 1e-5)
     rows = list(synthetic_rows(3000, seed=0))
-    return calibrate(Observed("none", "0" * 64, "synthetic", 0, RATE_HZ, TAPS, rows, golden, Runtime.here()))
+    images = Images(frames[:0], np.empty((0, sum(tap.n_voxels for tap in TAPS), 3)))
+    region_map = calibrate(
+        Observed(
+            *("none", "0" * 64, "synthetic", 0, RATE_HZ, TAPS, rows, golden, Runtime.here()), b"", images
+        )
+    )
+    traced = region_map.tracts
+    known = msgspec.structs.replace(
+        traced,
+        strength=np.ones_like(traced.strength),
+        fidelity=np.ones_like(traced.strength),
+        gate=np.full_like(traced.gate, 0.5),
+    )
+    return msgspec.structs.replace(region_map, tracts=watch_tracts(known, TAPS, rows))
 
 
 def monitor_step(percentile: float) -> Callable[[Effort], list[float]]:

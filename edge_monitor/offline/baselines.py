@@ -40,7 +40,7 @@ def band_powers(
     return powers
 
 
-def _robust(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+def robust(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Median and 1.4826 MAD over the first axis; a scale of 0 becomes NaN, "never varied"."""
     with _no_empty_slice_warning():
         median = np.nanmedian(values, axis=0)
@@ -56,7 +56,7 @@ def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> 
     # A floor far below clean power keeps log finite when a stream freezes and its power vanishes.
     floor = np.nan_to_num(1e-6 * median_power, nan=0.0) + TINY
     logs = log_powers(powers, floor)
-    mean, scale = _robust(logs[:n_fit])
+    mean, scale = robust(logs[:n_fit])
     mean[np.isnan(scale)] = np.nan
     length = max(1, int(PROFILE_S * rate_hz))
     fit, held_out = _profiles(logs[:n_fit], length), _profiles(logs[n_fit:], length)
@@ -115,10 +115,10 @@ def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
     levels = [block.voxels[:first, 0] / (counts[:first] * block.frames) for block in blocks]
     floor = np.full(counts.size, np.nan)
     floor[:first] = INPUT_FLOOR * np.median(levels, axis=0) + TINY
-    median, scale = _robust(
+    median, scale = robust(
         np.stack([densities(block.voxels, counts * block.frames, floor) for block in blocks])
     )
-    return FmriBaseline(median, scale, np.ones(counts.size), theta_known=False, floor=floor)
+    return FmriBaseline(median, scale, floor)
 
 
 @contextmanager

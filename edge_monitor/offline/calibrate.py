@@ -15,6 +15,8 @@ from edge_monitor.errors import InputError
 from edge_monitor.evidence import event_threshold, fit_null, surprise_of
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
 from edge_monitor.offline.observe import Observed, Progress, silent
+from edge_monitor.offline.residual import fit_residual
+from edge_monitor.offline.tract_baseline import trace_tracts, watch_tracts
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import (
     CrossmodalNull,
@@ -63,6 +65,12 @@ def calibrate(
     powers = band_powers(rows, BandPlan.make(scale_mode, rate_hz), observed.taps, progress)
     eeg = fit_eeg(powers, n_fit, scale_mode, rate_hz)
     fmri = fit_fmri(observed.taps, rows[:n_fit])
+    progress("residual", 0, 1)
+    known = observed.workstation
+    residual = fit_residual(observed.taps, rows[:n_fit], None if known is None else known.residual)
+    progress("residual", 1, 1)
+    traced = known.tracts if known is not None else trace_tracts(observed, progress)
+    tracts = watch_tracts(traced, observed.taps, rows[:n_fit])
     provisional = RegionMap(
         provenance=Provenance(
             model=observed.model,
@@ -72,15 +80,18 @@ def calibrate(
             frame_rate_hz=rate_hz,
             frames_fit=n_fit,
             frames_held_out=len(rows) - n_fit,
-            workstation=Runtime.here(),
+            workstation=Runtime.here() if known is None else known.provenance.workstation,
             device=observed.device,
         ),
         taps=observed.taps,
         eeg=eeg,
         fmri=fmri,
+        tracts=tracts,
+        residual=residual,
         evidence=_no_thresholds(alarms_per_hour),
         crossmodal=CrossmodalNull(coherence_bias=0.0, temporal_error=np.inf, spatial_error=np.inf),
         golden=observed.golden,
+        impact=None if known is None else known.impact,
     )
     scores = _score(provisional, rows, "score", progress)
     eeg = msgspec.structs.replace(eeg, state_mix=_state_mix(scores.states[:n_fit]))
@@ -98,6 +109,7 @@ def calibrate(
     dead = int(np.isnan(fmri.scale).sum())
     if dead:
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")
+    remarks += [f"tract {problem}" for problem in tracts.problems if problem]
     return msgspec.structs.replace(
         fitted,
         evidence=msgspec.structs.replace(evidence, held_out_alarms=alarms),

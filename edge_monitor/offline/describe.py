@@ -13,9 +13,11 @@ from rich.table import Table
 from edge_monitor.config import Config, load_config
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import EdgeMonitorError, InputError
-from edge_monitor.region_map import RegionMap, load_region_map
+from edge_monitor.flags import locate
+from edge_monitor.map_file import load_region_map
+from edge_monitor.region_map import Impact, RegionMap
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.types import BANDS, CHANNELS, STATES
+from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 
 
 def describe_map(region_map: RegionMap) -> RenderableType:
@@ -31,12 +33,49 @@ def describe_map(region_map: RegionMap) -> RenderableType:
         ("frame rate", f"{origin.frame_rate_hz:g} Hz, bands on the {region_map.eeg.scale_mode} scale"),
         ("workstation", f"{origin.workstation.runtime}, {origin.workstation.machine}"),
         ("device", f"{origin.device.runtime}, {origin.device.machine}"),
-        ("impact scores", "computed" if region_map.fmri.theta_known else "not computed: uniform"),
+        ("impact scores", _impact(region_map)),
+        ("tracts", _tracts(region_map)),
         ("golden frames", str(len(region_map.golden.frames))),
     ):
         facts.add_row(key, value)
     remarks = [f"note: {remark}" for remark in origin.warnings]
     return Group(facts, *remarks, _signatures(region_map), _thresholds(region_map))
+
+
+def describe_impact(impact: Impact, taps: tuple[TapSpec, ...]) -> RenderableType:
+    """Voxels with the largest scores, and how sure they are."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"Impact on {impact.payoff}, {impact.images} images, {impact.evaluations} coalitions",
+        caption="± sampling of permutations, then ± choice of images (one standard error each)",
+    )
+    for title in ("tap", "voxel", "θ", "± pairs", "± images"):
+        table.add_column(title, justify="left" if title == "tap" else "right", no_wrap=True)
+    for voxel in np.argsort(-np.abs(impact.theta))[: min(10, int(np.isfinite(impact.theta).sum()))].tolist():
+        tap, place = locate(taps, voxel)
+        errors = (impact.stderr[voxel], impact.image_stderr[voxel])
+        numbers = (f"{value:.4f}" if np.isfinite(value) else "–" for value in errors)
+        table.add_row(tap.name, str(list(place)), f"{impact.theta[voxel]:+.4f}", *numbers)
+    lines = [
+        f"{tap.name}: payoff {whole:.4f} whole, {none:.4f} with the tap ablated, {pairs:.0f} pairs"
+        for tap, whole, none, pairs in zip(taps[1:], impact.f_all, impact.f_none, impact.pairs, strict=True)
+    ]
+    return Group(table, *lines)
+
+
+def _impact(region_map: RegionMap) -> str:
+    impact = region_map.impact
+    if impact is None:
+        return "not computed: uniform (edge-monitor impact adds them)"
+    return f"{impact.payoff} on {impact.images} images, {int(impact.pairs.min())} pairs or more"
+
+
+def _tracts(region_map: RegionMap) -> str:
+    tracts = region_map.tracts
+    carrying = int((tracts.strength > 0).sum())
+    watched = int(np.isfinite(tracts.scale).sum())
+    return f"{carrying} traced on {tracts.images} images, {watched} of them watched"
 
 
 def _signatures(region_map: RegionMap) -> Table:

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from edge_monitor.config import FrameSettings
 from edge_monitor.errors import InputError, ModelError, RecordingError
+from edge_monitor.map_file import from_bytes
 from edge_monitor.probe import Probe
-from edge_monitor.region_map import Golden, Runtime, from_bytes
+from edge_monitor.region_map import Golden, RegionMap, Runtime
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.sources.recording import RecordingReader
 from edge_monitor.taps.onnx import input_type, quiet_options
-from edge_monitor.types import FloatArray, StatRow, TapSpec
+from edge_monitor.types import FloatArray, IntArray, StatRow, TapSpec
 
 N_GOLDEN = 8
+N_IMAGES = 256
+"""Frames, evenly spaced, on which tracts are traced."""
 GOLDEN_TOLERANCE = 1e-5
 """Outputs of the tapped and the untapped model may differ by this, relative to the largest output.
 
@@ -34,8 +37,19 @@ def silent(phase: str, done: int, total: int | None) -> None:
     """Progress for callers who want none."""
 
 
+class Images(msgspec.Struct, frozen=True, eq=False):
+    """Some clean frames: model inputs (n, ...) without batch axis, and their voxel sums (n, n_voxels, 3)."""
+
+    frames: NDArray[np.float32]
+    voxels: FloatArray
+
+
 class Observed(msgspec.Struct, frozen=True, eq=False):
-    """Clean rows of one model with what identifies it; ``seed`` of the demo road, else 0."""
+    """Clean rows of one model with what identifies it; ``seed`` of the demo road, else 0.
+
+    Rows that a device recorded come with no ``images``, but with the ``workstation`` map that the device
+    used: what only images can tell is taken from there.
+    """
 
     model: str
     model_sha256: str
@@ -46,6 +60,9 @@ class Observed(msgspec.Struct, frozen=True, eq=False):
     rows: list[StatRow]
     golden: Golden
     device: Runtime
+    model_bytes: bytes
+    images: Images
+    workstation: RegionMap | None = None
 
 
 def observe(
@@ -72,6 +89,8 @@ def observe(
     frames = FrameSource(settings, input_type(probe.get_inputs()[0])[0][1:])
     total = frames.length
     stride = max(1, (total or 10_000) // N_GOLDEN)
+    spacing = max(1, (total or 10_000) // N_IMAGES)
+    images: list[tuple[NDArray[np.float32], FloatArray]] = []
     golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
     for i, frame in enumerate(frames):
         probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
@@ -83,6 +102,9 @@ def observe(
         if i % stride == 0 and len(golden) < N_GOLDEN:
             flat = np.concatenate([np.ravel(output).astype(np.float64) for output in outputs])
             golden.append((frame.array[0], flat, rows[-1].signals))
+        block = rows[-1].spatial
+        if i % spacing == 0 and len(images) < N_IMAGES and block is not None:
+            images.append((frame.array[0], block.voxels / block.frames))
         if i % 100 == 0:
             progress("observe", i, total)
     progress("observe", len(rows), len(rows))
@@ -99,6 +121,8 @@ def observe(
         rows=rows,
         golden=Golden(inputs, answers, signals, GOLDEN_TOLERANCE * max(1.0, float(np.abs(answers).max()))),
         device=Runtime.here(),
+        model_bytes=data,
+        images=Images(*(np.stack(column) for column in zip(*images, strict=True))),
     )
 
 
@@ -118,7 +142,8 @@ def observe_recording(model: Path, recording: Path) -> Observed:
     except msgspec.ValidationError as error:
         raise RecordingError(recording, f"does not say which versions made it ({error})") from error
     region_map = from_bytes(reader.region_map_bytes(), f"{recording}: region map")
-    region_map.require_model(_read_model(model), str(model))
+    data = _read_model(model)
+    region_map.require_model(data, str(model))
     origin = region_map.provenance
     return Observed(
         model=model.name,
@@ -130,7 +155,57 @@ def observe_recording(model: Path, recording: Path) -> Observed:
         rows=[item for item, _ in reader.items() if isinstance(item, StatRow)],
         golden=region_map.golden,
         device=device,
+        model_bytes=data,
+        images=Images(region_map.golden.frames[:0], np.empty((0, 0, 3))),
+        workstation=region_map,
     )
+
+
+def pick_frames(
+    settings: FrameSettings, shape: tuple[int, ...], n: int, progress: Progress = silent
+) -> tuple[NDArray[np.float32], IntArray]:
+    """Return ``n`` frames of a source, evenly spaced, (n, ...) float32, and their places (n,).
+
+    A source with fewer frames gives all it has.
+
+    Raises
+    ------
+    InputError
+        ``n`` is below 1, or there are no frames of the model's input ``shape``.
+    """
+    if n < 1:
+        raise InputError("images", f"{n} is below 1")
+    source = FrameSource(settings, shape)
+    total = source.length if source.length is not None else n
+    wanted = set((np.arange(min(n, total)) * total // min(n, total)).tolist())
+    picked: list[NDArray[np.float32]] = []
+    for i, frame in enumerate(source):
+        if i in wanted:
+            picked.append(frame.array[0])
+        if i % 100 == 0:
+            progress("frames", i, total)
+        if len(picked) == len(wanted):
+            break
+    progress("frames", total, total)
+    return np.stack(picked), np.array(sorted(wanted), np.int64)
+
+
+def read_labels(path: Path) -> IntArray:
+    """Classes (n,) from an ``.npy`` file, or from ``labels`` in an ``.npz``.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or holds no row of integers.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        labels = loaded if isinstance(loaded, np.ndarray) else loaded["labels"]
+    except Exception as error:  # damaged files make NumPy and zipfile raise a dozen kinds
+        raise InputError(path, f"holds no labels ({error})") from error
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(path, f"holds {labels.dtype}{labels.shape}, not a row of integers")
+    return labels.astype(np.int64)
 
 
 def _read_model(model: Path) -> bytes:

@@ -9,9 +9,9 @@ import msgspec
 from edge_monitor.config import MonitorSettings
 from edge_monitor.digest import report_digest
 from edge_monitor.errors import RecordingError
+from edge_monitor.map_file import from_bytes
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import from_bytes
 from edge_monitor.sources.recording import RecordingReader
 
 

@@ -1,0 +1,255 @@
+"""How the layers drive one another: functional residual, live tracts, root cause (design D8, D10)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from edge_monitor.errors import InputError, MapError
+from edge_monitor.kernels import connectivity as kernel
+from edge_monitor.region_map import ResidualBaseline, TractBaseline
+from edge_monitor.types import BoolArray, Connectivity, FloatArray, IntArray, SpatialBlock, TapSpec
+
+STRONG = 0.5
+"""A tract is strong when it carries at least this share of the target's strongest tract."""
+
+
+class FeatureBank:
+    """Features of every tap: mean |a| of its channel groups, then of its voxels.
+
+    Parameters
+    ----------
+    taps : tuple[TapSpec, ...]
+        The network's input, then the tapped tensors.
+    floor : (n_features,) float64
+        Added to each mean, so that it has a logarithm.
+    """
+
+    def __init__(self, taps: tuple[TapSpec, ...], floor: FloatArray) -> None:
+        self.layout = _layout(taps)
+        self.edges = np.concatenate([tap.group_edges() for tap in taps])
+        self.counts = np.concatenate(
+            [
+                part
+                for tap in taps
+                for part in (np.diff(tap.group_edges()) * (tap.size // tap.n_channels), tap.voxel_counts())
+            ]
+        ).astype(np.float64)
+        self.n_voxels = sum(tap.n_voxels for tap in taps)
+        self.n_channels = sum(tap.n_channels for tap in taps)
+        self.table = np.zeros((5, self.counts.size))
+        self.table[kernel.COUNT] = self.counts
+        self.table[kernel.FLOOR] = floor
+        self._levels = np.empty(self.counts.size)
+
+    def update(self, block: SpatialBlock, usable: BoolArray) -> FloatArray:
+        """Return the features of one block, (n_features,): an array that the next call overwrites.
+
+        Raises
+        ------
+        InputError
+            An array of another shape or dtype, strided or read-only; a block of no frames.
+        """
+        if block.frames < 1:
+            raise InputError("spatial.frames", f"{block.frames} is below 1")
+        for name, array, shape in (
+            ("spatial.voxels", block.voxels, (self.n_voxels, 3)),
+            ("spatial.channels", block.channels, (self.n_channels,)),
+        ):
+            # carray: contiguous and writeable, the only arrays the kernels' signatures accept.
+            if array.shape != shape or array.dtype != np.float64 or not array.flags.carray:
+                kind = f"{array.dtype}{array.shape}" + (
+                    "" if array.flags.carray else ", strided or read-only"
+                )
+                raise InputError(name, f"{kind}, expected float64{shape}, contiguous and writeable")
+        kernel.levels(
+            block.voxels,
+            block.channels,
+            float(block.frames),
+            usable,
+            self.layout,
+            self.edges,
+            self.table,
+            self._levels,
+        )
+        return self._levels
+
+
+class ConnectivityTracker:
+    """Compares how each tap follows from the one before it with calibration.
+
+    Parameters
+    ----------
+    taps : tuple[TapSpec, ...]
+        The network's input, then the tapped tensors.
+    residual : ResidualBaseline
+    tracts : TractBaseline
+
+    Raises
+    ------
+    MapError
+        A baseline that does not fit the taps.
+    """
+
+    def __init__(self, taps: tuple[TapSpec, ...], residual: ResidualBaseline, tracts: TractBaseline) -> None:
+        sizes = [tap.n_features for tap in taps]
+        n_features = sum(sizes)
+        n_voxels = sum(tap.n_voxels for tap in taps)
+        n_tracts = sum(a.n_voxels * b.n_voxels for a, b in itertools.pairwise(taps))
+        n_weights = sizes[0] + sum((2 * m + 1) * n for m, n in itertools.pairwise(sizes))
+        # The kernels trust these shapes: they would read beyond the end of a shorter array.
+        for name, array, shape in (
+            ("residual.floor", residual.floor, (n_features,)),
+            ("residual.low", residual.low, (n_features,)),
+            ("residual.high", residual.high, (n_features,)),
+            ("residual.weights", residual.weights, (n_weights,)),
+            ("residual.whitening", residual.whitening, (sum(n * n for n in sizes),)),
+            ("residual.limit", residual.limit, (n_features,)),
+            ("tracts.strength", tracts.strength, (n_tracts,)),
+            ("tracts.gate", tracts.gate, (n_voxels, 2)),
+            ("tracts.median", tracts.median, (n_tracts,)),
+            ("tracts.scale", tracts.scale, (n_tracts,)),
+            ("tracts.active", tracts.active, (n_voxels,)),
+        ):
+            if array.shape != shape:
+                raise MapError(name, f"shape {array.shape}, expected {shape}")
+        self._features = FeatureBank(taps, residual.floor)
+        table = self._features.table
+        table[kernel.LOW], table[kernel.HIGH], table[kernel.LIMIT] = (
+            residual.low,
+            residual.high,
+            residual.limit,
+        )
+        self._weights = np.array(residual.weights, np.float32)
+        self._whitening = np.array(residual.whitening, np.float32)
+        counts = np.concatenate([tap.voxel_counts() for tap in taps])
+        self._nodes = np.array([counts, *tracts.gate.T, tracts.active], np.float64)
+        self._tracts = np.array([tracts.median, tracts.scale])
+        self._ends = [
+            (g, h)
+            for (source, n_sources), (target, n_targets) in itertools.pairwise(
+                self._features.layout[:, [kernel.FIRST_VOXEL, kernel.N_VOXELS]].tolist()
+            )
+            for g in range(source, source + n_sources)
+            for h in range(target, target + n_targets)
+        ]
+        self._strong = strong_tracts(taps, tracts.strength)
+        self._state = np.zeros((2, n_features))
+        self._work = np.empty(3 * max(tap.n_features for tap in taps) + 1, np.float32)
+        self._logs = np.empty(n_features)
+        self._drives = np.empty((2, counts.size))
+        self._quiet = np.zeros(counts.size, np.bool_)
+        self._n_taps = len(taps)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._state.fill(0.0)
+        self._last = Connectivity(
+            residual=np.full(self._n_taps, np.nan),
+            tract_z=np.full(self._tracts.shape[1], np.nan),
+            alarming=np.zeros(self._features.n_voxels, np.bool_),
+            root=None,
+            weakest=None,
+            residual_score=None,
+            tract_score=None,
+        )
+
+    def update(self, block: SpatialBlock | None, good: BoolArray) -> Connectivity:
+        """Take in one frame's block; a frame without one repeats the last scores.
+
+        Parameters
+        ----------
+        block : SpatialBlock or None
+        good : (n_taps,) bool
+            Taps without non-finite values. The others, and those not in the block, are masked.
+
+        Raises
+        ------
+        InputError
+            See `FeatureBank.update`.
+        """
+        if block is None:
+            return self._last
+        for name, mask in (("spatial.taps", block.taps), ("good", good)):
+            if mask.shape != (self._n_taps,) or mask.dtype != np.bool_:
+                raise InputError(name, f"{mask.dtype}{mask.shape}, expected bool({self._n_taps},)")
+        usable = good & block.taps
+        bank = self._features
+        levels = bank.update(block, usable)
+        # NumPy's logarithm of an array takes several at once, the compiled scalar one does not.
+        np.log(levels, out=self._logs)
+        residual = np.empty(self._n_taps)
+        largest = kernel.residuals(
+            levels,
+            self._logs,
+            usable,
+            bank.layout,
+            bank.table,
+            self._weights,
+            self._whitening,
+            self._state,
+            self._work,
+            residual,
+        )
+        tract_z = np.empty(self._tracts.shape[1])
+        drives = self._drives
+        kernel.drives(block.voxels, float(block.frames), self._nodes, drives)
+        closed = drives[kernel.CLOSED]
+        np.exp(closed, out=closed)
+        closed += 1.0
+        np.log(drives, out=drives)
+        weakest = kernel.tracts(drives, usable, bank.layout, self._nodes, self._tracts, tract_z)
+        alarming, root = self._quiet, -1
+        if largest >= 1.0 or residual[0] >= 1.0:
+            alarming = np.empty(bank.n_voxels, np.bool_)
+            root = kernel.root_cause(
+                residual, self._state[0], bank.layout, bank.edges, bank.table, self._strong, alarming
+            )
+        self._last = Connectivity(
+            residual=residual,
+            tract_z=tract_z,
+            alarming=alarming,
+            root=None if root < 0 else root,
+            weakest=None if weakest < 0 else self._ends[weakest],
+            residual_score=None if math.isnan(largest) else largest,
+            tract_score=None if weakest < 0 else -float(tract_z[weakest]),
+        )
+        return self._last
+
+
+def strong_tracts(taps: tuple[TapSpec, ...], strength: FloatArray) -> BoolArray:
+    """Tracts along which an alarm spreads, (n_tracts,) bool.
+
+    Where a transition could not be traced nothing is known, and every tract may carry it.
+    """
+    strong = np.empty(strength.shape, np.bool_)
+    start = 0
+    for source, target in itertools.pairwise(taps):
+        stop = start + source.n_voxels * target.n_voxels
+        matrix = strength[start:stop].reshape(source.n_voxels, target.n_voxels)
+        carries = (matrix > 0) & (matrix >= STRONG * matrix.max(axis=0))
+        strong[start:stop] = (carries | np.isnan(matrix)).ravel()
+        start = stop
+    return strong
+
+
+def _layout(taps: tuple[TapSpec, ...]) -> IntArray:
+    """Where each tap's part of every array begins; columns as the kernel names them."""
+    rows = []
+    channel = voxel = feature = edge = weight = whitening = 0
+    inputs = 1
+    for tap in taps:
+        cells = tap.grid[1] * tap.grid[2]
+        groups = tap.n_features - tap.n_voxels
+        rows.append((channel, voxel, feature, edge, weight, whitening, groups, tap.n_voxels, cells))
+        channel += tap.n_channels
+        voxel += tap.n_voxels
+        feature += tap.n_features
+        edge += groups + 1
+        weight += inputs * tap.n_features
+        whitening += tap.n_features**2
+        inputs = 2 * tap.n_features + 1
+    return np.array(rows, np.int64)

@@ -1,0 +1,298 @@
+"""How the layers drive one another: functional residual (D10), live tracts and root cause (D8)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.kernels._jit import kernel
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Float32Array = NDArray[np.float32]
+
+# Columns of the layout (n_taps, 9): where each tap's part of every array begins, its channel groups and
+# voxels, and the voxels of one channel group.
+(
+    FIRST_CHANNEL,
+    FIRST_VOXEL,
+    FIRST_FEATURE,
+    FIRST_EDGE,
+    FIRST_WEIGHT,
+    FIRST_WHITENING,
+    N_GROUPS,
+    N_VOXELS,
+    CELLS,
+) = range(9)
+
+# Rows of the feature table (5, n_features): elements of one frame, floor, bounds of a log feature before
+# it predicts, smoothed residual at which the feature is out of range.
+COUNT, FLOOR, LOW, HIGH, LIMIT = range(5)
+
+# Rows of the drives (2, n_voxels): what a voxel drives others with, and what keeps it from being driven.
+SOURCE, CLOSED = range(2)
+
+SMOOTHING = 2.0 / (8 + 1)
+"""Weight of a new residual: an exponentially weighted mean over 8 frames (D10)."""
+WARM = 8
+"""Frames until the smoothed residual counts."""
+SILENT, STEEPEST = 1e-30, 500.0
+"""Bounds of what enters a logarithm or exponential; far outside of anything a network does."""
+CLIP = 20.0
+"""Largest residual of one feature and frame: one wild value may not outlast its fault for long."""
+
+
+@kernel(
+    "void(float64[:, ::1], float64[::1], float64, boolean[::1], int64[:, ::1], int64[::1], "
+    "float64[:, ::1], float64[::1])"
+)
+def levels(
+    voxels: FloatArray,
+    channels: FloatArray,
+    frames: float,
+    usable: BoolArray,
+    layout: IntArray,
+    edges: IntArray,
+    table: FloatArray,
+    out_levels: FloatArray,
+) -> None:
+    """Mean |a| of every channel group and voxel plus its floor; NaN for a tap that is not usable.
+
+    ``voxels`` (n_voxels, 3): sum |a| first; ``channels`` (n_channels,): sum |a|, both over ``frames``
+    frames. ``edges``: first channel of each channel group of each tap and the end of its last, counted
+    within the tap. ``table`` (5, n_features): see its rows. ``out_levels`` (n_features,).
+    """
+    for tap in range(usable.size):
+        f = layout[tap, FIRST_FEATURE]
+        n_groups, n_voxels = layout[tap, N_GROUPS], layout[tap, N_VOXELS]
+        if not usable[tap]:
+            out_levels[f : f + n_groups + n_voxels] = math.nan
+            continue
+        first, edge = layout[tap, FIRST_CHANNEL], layout[tap, FIRST_EDGE]
+        for k in range(n_groups):
+            total = 0.0
+            for c in range(first + edges[edge + k], first + edges[edge + k + 1]):
+                total += channels[c]
+            out_levels[f + k] = total / (table[COUNT, f + k] * frames) + table[FLOOR, f + k]
+        f += n_groups
+        for g in range(n_voxels):
+            total = voxels[layout[tap, FIRST_VOXEL] + g, 0]
+            out_levels[f + g] = total / (table[COUNT, f + g] * frames) + table[FLOOR, f + g]
+
+
+@kernel("void(float32[::1], float32[::1], float32[::1])")
+def multiply(inputs: Float32Array, matrix: Float32Array, out: Float32Array) -> None:
+    """Product of a vector (m,) and a matrix (m, n), flattened row by row."""
+    n = out.size
+    out[:] = np.float32(0.0)
+    for i in range(inputs.size):
+        # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index,
+        # either of which would keep the compiler from using vectors.
+        x, row = inputs[i], matrix[i * n : (i + 1) * n]
+        for j in range(n):
+            out[j] += x * row[j]
+
+
+@kernel(
+    "float64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
+    "float32[::1], float64[:, ::1], float32[::1], float64[::1])"
+)
+def residuals(
+    levels: FloatArray,
+    logs: FloatArray,
+    usable: BoolArray,
+    layout: IntArray,
+    table: FloatArray,
+    weights: Float32Array,
+    whitening: Float32Array,
+    state: FloatArray,
+    work: Float32Array,
+    out_residual: FloatArray,
+) -> float:
+    """Predict each tap's features from those of the tap before, smooth what is left, and measure it (D10).
+
+    The largest residual of the taps from 1 on is returned, NaN if none is known.
+
+    Parameters
+    ----------
+    levels, logs : (n_features,) float64
+        The features (`levels`) and their logarithms.
+    usable : (n_taps,) bool
+        A tap that is not, and the one after it, keep their state and have no residual.
+    layout, table
+        As in `levels`.
+    weights, whitening : float32
+        As in `ResidualBaseline`; single precision is ample for logarithms and half as much to read.
+    state : (2, n_features) float64
+        Smoothed residuals; updates so far, at the place of each tap's first feature.
+    work : float32
+        Work space, as long as 3 times the features of the largest tap, and 1.
+    out_residual : (n_taps,) float64
+        Root of the sum of squares over the whitened directions; NaN while not known.
+    """
+    smooth, updates = state[0], state[1]
+    largest = math.nan
+    for tap in range(usable.size):
+        out_residual[tap] = math.nan
+        if not usable[tap] or (tap > 0 and not usable[tap - 1]):
+            continue
+        f = layout[tap, FIRST_FEATURE]
+        n = layout[tap, N_GROUPS] + layout[tap, N_VOXELS]
+        m = layout[tap - 1, N_GROUPS] + layout[tap - 1, N_VOXELS] if tap > 0 else 0
+        w = layout[tap, FIRST_WEIGHT]
+        predicted = work[:n]
+        inputs = work[n : n + 2 * m + 1]
+        for i in range(m):
+            x, level = logs[f - m + i], levels[f - m + i]
+            if x < table[LOW, f - m + i] or x > table[HIGH, f - m + i]:
+                x = min(max(x, table[LOW, f - m + i]), table[HIGH, f - m + i])
+                level = math.exp(x)
+            inputs[i], inputs[m + i] = x, level
+        inputs[2 * m] = 1.0
+        multiply(inputs, weights[w : w + inputs.size * n], predicted)
+        for j in range(n):
+            residual = min(max(logs[f + j] - predicted[j], -CLIP), CLIP)
+            # One NaN would stay in the mean for good (test_one_nan_does_not_stay).
+            if not math.isnan(residual):
+                smooth[f + j] += SMOOTHING * (residual - smooth[f + j])
+        updates[f] += 1.0
+        if updates[f] < WARM:
+            continue
+        start = layout[tap, FIRST_WHITENING]
+        directions, inputs = work[:n], work[n : 2 * n]
+        inputs[:] = smooth[f : f + n]
+        multiply(inputs, whitening[start : start + n * n], directions)
+        squares = 0.0
+        for k in range(n):
+            squares += float(directions[k]) * float(directions[k])
+        out_residual[tap] = math.sqrt(squares)
+        if tap > 0 and not out_residual[tap] <= largest:  # also true while the largest is NaN
+            largest = out_residual[tap]
+    return largest
+
+
+@kernel("void(float64[:, ::1], float64, float64[:, ::1], float64[:, ::1])")
+def drives(voxels: FloatArray, frames: float, nodes: FloatArray, out_drives: FloatArray) -> None:
+    """Prepare the live tracts (D8): r of every voxel, and ``-(alpha + beta mean a)``.
+
+    ``voxels`` (n_voxels, 3): sum |a|, sum a, sum a^2 over ``frames`` frames; (sum |a| + sum a) / 2 is
+    the sum of the positive part, exactly. ``nodes`` (4, n_voxels): elements of one frame, alpha, beta, log r
+    from which a source is active. ``out_drives`` (2, n_voxels): see its rows; bounded, so that log and exp
+    are finite.
+    """
+    for g in range(voxels.shape[0]):
+        out_drives[SOURCE, g] = max(0.5 * (voxels[g, 0] + voxels[g, 1]) / frames, SILENT)
+        closed = -(nodes[1, g] + nodes[2, g] * voxels[g, 1] / (nodes[0, g] * frames))
+        out_drives[CLOSED, g] = min(max(closed, -STEEPEST), STEEPEST)
+
+
+@kernel("int64(float64[:, ::1], boolean[::1], int64[:, ::1], float64[:, ::1], float64[:, ::1], float64[::1])")
+def tracts(
+    log_drives: FloatArray,
+    usable: BoolArray,
+    layout: IntArray,
+    nodes: FloatArray,
+    baseline: FloatArray,
+    out_z: FloatArray,
+) -> int:
+    """Robust z of every live tract (D8); return the tract with the lowest, -1 if none is known.
+
+    Parameters
+    ----------
+    log_drives : (2, n_voxels) float64
+        log r, and log(1 + exp(-(alpha + beta mean a))), which is -log sigma.
+    nodes
+        As in `drives`.
+    baseline : (2, n_tracts) float64
+        Median and scale of log r + log sigma; scale NaN: not watched.
+    out_z : (n_tracts,) float64
+        NaN where not watched, not usable, or the source is silent.
+    """
+    weakest = -1
+    lowest = math.inf
+    tract = 0
+    for tap in range(usable.size - 1):
+        source, target = layout[tap, FIRST_VOXEL], layout[tap + 1, FIRST_VOXEL]
+        n_targets = layout[tap + 1, N_VOXELS]
+        known = usable[tap] and usable[tap + 1]
+        for g in range(source, source + layout[tap, N_VOXELS]):
+            drive = log_drives[SOURCE, g]
+            if not (known and drive >= nodes[3, g]):
+                out_z[tract : tract + n_targets] = math.nan
+                tract += n_targets
+                continue
+            for h in range(target, target + n_targets):
+                z = (drive - log_drives[CLOSED, h] - baseline[0, tract]) / baseline[1, tract]
+                out_z[tract] = z
+                if z < lowest:  # never true of NaN
+                    lowest, weakest = z, tract
+                tract += 1
+    return weakest
+
+
+@kernel(
+    "int64(float64[::1], float64[::1], int64[:, ::1], int64[::1], float64[:, ::1], boolean[::1], "
+    "boolean[::1])"
+)
+def root_cause(
+    residual: FloatArray,
+    smooth: FloatArray,
+    layout: IntArray,
+    edges: IntArray,
+    table: FloatArray,
+    strong: BoolArray,
+    out_alarming: BoolArray,
+) -> int:
+    """Mark the voxels that alarm and return the one that no alarming parent explains, -1 if none alarms.
+
+    Within a tap whose residual is 1 or more a voxel alarms when its own smoothed residual, or that of a
+    channel group that reaches into it, is over its limit; if no feature is, the one nearest to its
+    limit stands for the tap. Of several roots in one tap the farthest over its limit is returned.
+
+    Parameters
+    ----------
+    residual : (n_taps,) float64
+    smooth : (n_features,) float64
+    strong : (n_tracts,) bool
+        Tracts that carry an alarm from a source voxel to a target voxel.
+    out_alarming : (n_voxels,) bool
+    """
+    root = -1
+    root_tap = residual.size
+    worst = 0.0
+    tract = 0
+    for tap in range(residual.size):
+        first, f = layout[tap, FIRST_VOXEL], layout[tap, FIRST_FEATURE]
+        n_groups, n_voxels, edge = layout[tap, N_GROUPS], layout[tap, N_VOXELS], layout[tap, FIRST_EDGE]
+        n_before = layout[tap - 1, N_VOXELS] if tap > 0 else 0
+        tract += n_before * n_voxels
+        out_alarming[first : first + n_voxels] = False
+        if not residual[tap] >= 1.0:
+            continue
+        cells = layout[tap, CELLS]
+        n_channels = edges[edge + n_groups]
+        farthest = 0.0
+        for k in range(n_groups + n_voxels):
+            farthest = max(farthest, abs(smooth[f + k]) / table[LIMIT, f + k])
+        for g in range(n_voxels):
+            # Voxels of one channel group lie one after the other.
+            group = g // cells
+            n_split = n_voxels // cells
+            low, high = group * n_channels // n_split, (group + 1) * n_channels // n_split
+            ratio = abs(smooth[f + n_groups + g]) / table[LIMIT, f + n_groups + g]
+            for k in range(n_groups):
+                if edges[edge + k] < high and edges[edge + k + 1] > low:
+                    ratio = max(ratio, abs(smooth[f + k]) / table[LIMIT, f + k])
+            if ratio < min(farthest, 1.0):
+                continue
+            out_alarming[first + g] = True
+            explained = False
+            for p in range(n_before):
+                parent = tract - n_before * n_voxels + p * n_voxels + g
+                explained |= out_alarming[first - n_before + p] and strong[parent]
+            if not explained and (root < 0 or (tap == root_tap and ratio > worst)):
+                root, root_tap, worst = first + g, tap, ratio
+    return root

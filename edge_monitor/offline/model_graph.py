@@ -1,0 +1,74 @@
+"""ONNX graphs: reading them, making models of their parts, opening those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+import onnxruntime
+
+from edge_monitor.errors import ModelError
+from edge_monitor.taps.onnx import quiet_options
+
+_SIZES = frozenset({"Shape", "Size"})
+
+
+def data_tensors(graph: onnx.GraphProto) -> list[str]:
+    """Tensors that depend on the values of the inputs, not only on their sizes, in order of execution."""
+    found = dict.fromkeys(value.name for value in real_inputs(graph))
+    for node in graph.node:
+        if node.op_type not in _SIZES and not found.keys().isdisjoint(reads(node)):
+            found.update(dict.fromkeys(filter(None, node.output)))
+    return list(found)
+
+
+def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the real inputs: old models list their weights as inputs too."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names a node reads, the bodies of If and Loop included."""
+    inner = (reads(child) for attribute in node.attribute for child in attribute.g.node)
+    return {name for name in node.input if name}.union(*inner)
+
+
+def submodel(
+    model: onnx.ModelProto,
+    nodes: Iterable[onnx.NodeProto],
+    inputs: Iterable[onnx.ValueInfoProto],
+    outputs: Iterable[str],
+    weights: Iterable[onnx.TensorProto] = (),
+) -> bytes:
+    """Model of those ``nodes`` that the outputs need; ``weights`` come on top of the model's own."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(list(nodes)):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed.update(reads(node))
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    for field in ("node", "input", "output", "value_info", "initializer"):
+        part.graph.ClearField(field)
+    part.graph.node.extend(kept[::-1])
+    part.graph.input.extend(inputs)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
+    part.graph.initializer.extend(weights)
+    return bytes(part.SerializeToString())
+
+
+def open_model(data: bytes, threads: int) -> onnxruntime.InferenceSession:
+    """Session of a whole model or of a part.
+
+    Raises
+    ------
+    ModelError
+        The runtime refuses it.
+    """
+    try:
+        return onnxruntime.InferenceSession(data, quiet_options(threads))
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ModelError("model", f"cannot be run ({str(error).splitlines()[0]})") from error

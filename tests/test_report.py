@@ -294,10 +294,18 @@ def test_a_map_without_impact_makes_up_no_numbers():
 
 def test_a_complete_map_is_called_complete(undrawn):
     evidence = replace(FULL.evidence, threshold=np.full(FULL.evidence.threshold.size, 9.0))
-    whole = replace(FULL, evidence=evidence, tracts=replace(FULL.tracts, problems=("", "", "")))
+    ones = np.ones(FULL.tracts.strength.size)
+    traced = replace(FULL.tracts, strength=ones, fidelity=ones, problems=("", "", ""))
+    whole = replace(FULL, evidence=evidence, tracts=traced)
     text = parsed(to_html(map_page(whole, "m.npz"))).text
     assert "COMPLETE" in text
     assert "INCOMPLETE" not in text
+    fidelity = np.where(np.arange(ones.size) < FULL.taps[0].n_voxels * FULL.taps[1].n_voxels, 0.5, 1.0)
+    vague = replace(whole, tracts=replace(traced, fidelity=fidelity))
+    text = parsed(to_html(map_page(vague, "m.npz"))).text
+    assert "INCOMPLETE" in text
+    assert text.count("no live estimate follows them") == 1
+    assert "Tracts input → relu1 are traced, but" in text
 
 
 def test_a_map_of_which_nothing_is_known_can_be_drawn():

@@ -13,6 +13,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -170,6 +171,16 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
         return UNKNOWN
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", "−").replace("inf", "∞")
+
+
+def count(n: int) -> str:
+    """Write a count, its thousands apart."""
+    return f"{n:,}".replace(",", "\u202f")
+
+
+def decimals(largest: float) -> int:
+    """Return the decimals that show a number of this size to four digits."""
+    return int(np.clip(3 - np.floor(np.log10(largest)), 0, 12)) if largest > 0 else 4
 
 
 def clock(seconds: float) -> str:

@@ -149,7 +149,8 @@ def voxel_stack(
         row, column = divmod(i, per_row)
         _draw_tap(panels[row], tap, column * wide, colours[own], signs[own])
         first += tap.n_voxels
-    colour_bar(figure, list(panels), norm, cmap, label)
+    if known.size:
+        colour_bar(figure, list(panels), norm, cmap, label)
     return figure
 
 

@@ -28,8 +28,6 @@ from edge_monitor.offline.plots import (
 from edge_monitor.types import BoolArray, FloatArray, TapSpec
 
 _PER_ROW = 4
-STRONG = 0.25
-"""Share of a transition's strongest tract from which a tract is drawn as a line."""
 
 
 def _panels(count: int, height_in: float) -> tuple[Figure, list[Axes]]:
@@ -95,7 +93,8 @@ def _cells(panel: Axes, values: FloatArray, columns: Sequence[str], form: str, t
     panel.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            text, colour = form.format(value).replace("-", "−"), text_colour(np.array(cmap(norm(value))))
+            shown = round(float(value), 1) + 0.0  # no minus before 0
+            text, colour = form.format(shown).replace("-", "−"), text_colour(np.array(cmap(norm(value))))
         else:
             text, colour = "–", INK
         panel.text(j, i, text, ha="center", va="center", size=8, color=colour)
@@ -168,9 +167,10 @@ def tract_lines(
     strengths: Sequence[FloatArray],
     reliable: Sequence[BoolArray],
     problems: Sequence[str],
+    strong: Sequence[BoolArray],
     weight: FloatArray,
 ) -> Figure:
-    """Draw the voxels of each tap as a column of dots and the strong tracts as lines between them.
+    """Draw the voxels of each tap as a column of dots and the ``strong`` tracts as lines between them.
 
     Width is strength, a dashed line is not ``reliable``; a dot's area is ``weight`` (n_voxels,) in 0 ... 1.
     """
@@ -186,14 +186,14 @@ def tract_lines(
             panel.plot((i + 0.1, i + 0.9), (0.56, 0.56), ":", color=FAINT, linewidth=0.8)
             continue
         relative = _relative(strength)
-        for source, target in np.argwhere(relative >= STRONG):
+        for source, target in np.argwhere(strong[i]):
             share = relative[source, target]
             panel.plot(
                 (i, i + 1),
                 (heights[i][source], heights[i + 1][target]),
                 color=ACCENT if reliable[i][source, target] else WARM,
                 linestyle="-" if reliable[i][source, target] else (0, (3, 2)),
-                linewidth=0.3 + 2.7 * share,
+                linewidth=0.3 + 2.7 * share**2,
                 alpha=0.25 + 0.6 * share,
                 solid_capstyle="round",
             )

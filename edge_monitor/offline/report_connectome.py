@@ -8,12 +8,16 @@ import msgspec
 import numpy as np
 
 from edge_monitor.offline import plots_map
-from edge_monitor.offline.page import Figure, Section, Table, csv_text, number
+from edge_monitor.offline.page import Figure, Section, Table, csv_text, decimals, number
 from edge_monitor.region_map import RegionMap
 from edge_monitor.types import BoolArray, FloatArray
 
 RELIABLE = 0.9
 """Correlation of a tract's live estimate with the exact one from which it can be relied on."""
+STRONG = 0.25
+"""Share of a transition's strongest tract from which a tract counts as strong here."""
+LINES = 24
+"""So many strong tracts of a transition are shown; more would hide one another."""
 
 
 class Transition(msgspec.Struct, frozen=True, eq=False):
@@ -28,6 +32,14 @@ class Transition(msgspec.Struct, frozen=True, eq=False):
     @property
     def reliable(self) -> BoolArray:
         return np.asarray(self.fidelity >= RELIABLE)
+
+    @property
+    def strong(self) -> BoolArray:
+        """The `LINES` strongest, as far as they have a `STRONG` share of the strongest of all."""
+        known = np.sort(self.strength[np.isfinite(self.strength)])
+        if not known.size or known[-1] <= 0:
+            return np.zeros(self.strength.shape, np.bool_)
+        return np.asarray(self.strength >= max(STRONG * known[-1], known[-LINES:][0]))
 
 
 def transitions_of(region_map: RegionMap) -> Iterator[Transition]:
@@ -74,11 +86,10 @@ def connectome_section(region_map: RegionMap, transitions: tuple[Transition, ...
     strongest = _strongest(transitions)
     lines = Figure(
         name="tracts",
-        svg=plots_map.tract_lines(region_map.taps, *columns, weight),
+        svg=plots_map.tract_lines(region_map.taps, *columns, [t.strong for t in transitions], weight),
         alt="Voxels of each tap as a column of dots, voxel 0 on top; strong tracts as lines between.",
-        caption=f"Tracts of at least {100 * plots_map.STRONG:.0f} % of their transition's strongest, "
-        "wider when stronger; orange and dashed where the live estimate is not to be relied on. Dots grow "
-        "with |θ|.",
+        caption=f"The {LINES} strongest tracts of each transition, wider when stronger; orange and dashed "
+        "where the live estimate is not to be relied on. Dots grow with |θ|.",
         csv=csv_text(strongest.headers, strongest.rows),
     )
     lead = (
@@ -111,24 +122,19 @@ def _transition_table(transitions: tuple[Transition, ...]) -> Table:
 def _strongest(transitions: tuple[Transition, ...]) -> Table:
     rows = []
     for t in transitions:
-        largest = np.nanmax(t.strength) if np.isfinite(t.strength).any() else 0.0
-        for g, h in np.argwhere(t.strength >= plots_map.STRONG * largest) if largest > 0 else ():
-            share = t.strength[g, h] / largest
+        for g, h in np.argwhere(t.strong):
+            share = t.strength[g, h] / np.nanmax(t.strength)
+            strength = number(t.strength[g, h], decimals(np.nanmax(t.strength)))
             reliable = "yes" if t.reliable[g, h] else "no"
-            fidelity = number(t.fidelity[g, h])
-            rows.append(
-                (
-                    -share,
-                    (
-                        t.name,
-                        f"{g} → {h}",
-                        number(t.strength[g, h], 4),
-                        f"{100 * share:.0f} %",
-                        fidelity,
-                        reliable,
-                    ),
-                )
+            cells = (
+                t.name,
+                f"{g} → {h}",
+                strength,
+                f"{100 * share:.0f} %",
+                number(t.fidelity[g, h]),
+                reliable,
             )
+            rows.append((-share, cells))
     rows.sort()
     headers = ("transition", "voxels", "strength", "share of strongest", "fidelity", "reliable")
-    return Table("strongest", "Strong tracts", headers, tuple(row for _, row in rows), words=2)
+    return Table("strongest", "Strong tracts", headers, tuple(cells for _, cells in rows), words=2)

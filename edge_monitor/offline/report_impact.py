@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edge_monitor.offline import plots_map
-from edge_monitor.offline.page import Figure, Section, Table, csv_text, number, place_of
+from edge_monitor.offline.page import Figure, Section, Table, csv_text, decimals, number, place_of
 from edge_monitor.offline.plots import voxel_stack
 from edge_monitor.region_map import Impact, RegionMap
 from edge_monitor.types import FloatArray
@@ -60,8 +60,7 @@ def _theta_figure(region_map: RegionMap, impact: Impact) -> Figure:
 def _theta_tables(region_map: RegionMap, impact: Impact) -> Iterator[Table | Figure]:
     known = np.flatnonzero(np.isfinite(impact.theta))
     order = known[np.argsort(-np.abs(impact.theta[known]), kind="stable")]
-    largest = float(np.abs(impact.theta[known]).max()) if known.size else 1.0
-    digits = int(np.clip(3 - np.floor(np.log10(largest or 1.0)), 0, 12))
+    digits = decimals(float(np.abs(impact.theta[known]).max()) if known.size else 0.0)
     yield Table(
         name="theta",
         title="Voxels by |θ|",

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_monitor.eeg import BandPlan
 from edge_monitor.offline import plots_map
-from edge_monitor.offline.page import Facts, Figure, Page, Section, Table, csv_text, number, place_of
+from edge_monitor.offline.page import Facts, Figure, Page, Section, Table, count, csv_text, number, place_of
 from edge_monitor.offline.report_connectome import Transition, connectome_section, transitions_of
 from edge_monitor.offline.report_impact import impact_section
 from edge_monitor.region_map import RegionMap, Runtime
@@ -42,7 +42,7 @@ def _verdict(region_map: RegionMap, transitions: tuple[Transition, ...]) -> str:
     worth = "is not known yet" if impact is None else f"was measured on {impact.images} images"
     return (
         f"{len(region_map.taps) - 1} layers of {origin.model} and its input were learnt as "
-        f"{region_map.fmri.median.size} voxels from {origin.frames_fit} clean frames at "
+        f"{region_map.fmri.median.size} voxels from {count(origin.frames_fit)} clean frames at "
         f"{origin.frame_rate_hz:g} Hz. What each voxel is worth {worth}; what drives what was traced in "
         f"{traced} of {len(transitions)} transitions."
     )
@@ -54,6 +54,8 @@ def _missing(region_map: RegionMap, transitions: tuple[Transition, ...]) -> Iter
     for transition in transitions:
         if transition.problem:
             yield f"Tracts {transition.name} are not known: {transition.problem}"
+        elif not transition.reliable.any():
+            yield f"Tracts {transition.name} are traced, but no live estimate follows them: none is watched."
     for channel, threshold in zip(CHANNELS, region_map.evidence.threshold, strict=True):
         if np.isnan(threshold):
             yield f"The evidence channel “{channel}” is off: it never varied in calibration."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge_monitor.offline.observe import Progress, silent
-from edge_monitor.offline.page import Facts, Page, Section, clock
+from edge_monitor.offline.page import Facts, Page, Section, clock, count
 from edge_monitor.offline.plots_recording import STATE_MARK, Axis
 from edge_monitor.offline.report_course import (
     consistency_section,
@@ -70,7 +70,7 @@ def _worst(watching: Watching) -> HealthState:
 
 
 def _verdict(watching: Watching) -> str:
-    span = f"{_span(watching.course.elapsed_s)} ({watching.frames} frames)"
+    span = f"{_span(watching.course.elapsed_s)} ({count(watching.frames)} frames)"
     end = watching.last.state if watching.last else HealthState.NEVER_SEEN
     if not watching.freeze_frames:
         ready = "" if HealthState.OK in watching.states else f", but health never went beyond {end.name}"
@@ -79,10 +79,10 @@ def _verdict(watching: Watching) -> str:
     text = f"{first.transition.code} at {clock(first.at_s)}: {first.transition.cause}."
     if others:
         text += " Then " + ", ".join(f"{f.transition.code} at {clock(f.at_s)}" for f in others) + "."
-    count = f"{len(others) + 1} flags were" if others else "One flag was"
+    flags = f"{len(others) + 1} flags were" if others else "One flag was"
     times = sum(flag.occurrences for flag in watching.last.flags) if watching.last else 0
     often = f", {times} times in all," if times > len(others) + 1 else ""
-    return f"{count} confirmed{often} in {span}. {text} At the end health was {end.name}."
+    return f"{flags} confirmed{often} in {span}. {text} At the end health was {end.name}."
 
 
 def _span(seconds: float) -> str:

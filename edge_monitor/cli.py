@@ -145,9 +145,10 @@ def impact(
     from edge_monitor.offline.observe import pick_frames, read_labels
     from edge_monitor.offline.payoff import load_payoff
     from edge_monitor.offline.shapley import ShapleySettings
+    from edge_monitor.taps.onnx_graph import load_model
 
     known = load_region_map(region_map)
-    known.require_model(model.read_bytes() if model.is_file() else b"", str(model))
+    known.require_model(load_model(model)[0], str(model))
     target = output or region_map
     check_output(target, model)
     settings = ShapleySettings(pairs=pairs, max_stderr=max_stderr, max_evals=max_evals, seed=seed)

@@ -71,7 +71,7 @@ def test_help_names_every_command_and_loads_no_kernel():
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0
-    for command in ("taps", "calibrate", "check", "run", "replay"):
+    for command in ("taps", "calibrate", "impact", "check", "run", "replay", "report"):
         assert command in result.stdout
 
 
@@ -97,6 +97,83 @@ def test_chosen_taps_end_up_in_the_map(home, tmp_path):
     options = [option for name in names for option in ("--tap", name)]
     edge_monitor("calibrate", home / "model.onnx", home / "frames.npy", "-o", tmp_path / "m.npz", *options)
     assert [tap.name for tap in load_region_map(tmp_path / "m.npz").taps[1:]] == names
+
+
+IMPACT = ("impact", "model.onnx", "frames.npy", "--images", "8", "--pairs", "4")
+
+
+def test_impact_scores_are_added_to_the_map_and_shown(home, tmp_path):
+    result = edge_monitor(*IMPACT, "-o", tmp_path / "scored.npz", cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert "decision_probability, 8 images" in result.stdout
+    scored = load_region_map(tmp_path / "scored.npz")
+    hidden = scored.impact.theta[scored.taps[0].n_voxels :]
+    assert np.isfinite(hidden).all()
+    first = scored.taps[1].n_voxels
+    assert hidden[:first].sum() == pytest.approx(scored.impact.f_all[0] - scored.impact.f_none[0])
+    assert load_region_map(home / "map.npz").impact is None  # another map was asked for
+    assert not list(tmp_path.glob("*.impact"))  # the checkpoint is gone
+    assert "on 8 images, 4 pairs or more" in edge_monitor("check", tmp_path / "scored.npz").stdout
+
+
+def test_impact_goes_on_after_an_interrupt(home, tmp_path):
+    again = [*IMPACT[:-1], "4000", "--seed", "3", "-o", tmp_path / "scored.npz"]
+    command = [sys.executable, "-m", "edge_monitor.cli", *map(str, again)]
+    checkpoint = tmp_path / "scored.npz.impact"
+    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from" in errors
+    assert not (tmp_path / "scored.npz").exists()
+    line = refused(*IMPACT, "--seed", "4", "-o", tmp_path / "scored.npz", cwd=home)
+    assert "scored.npz.impact" in line  # the checkpoint of another run is neither used nor lost
+    assert checkpoint.exists()
+
+
+def test_impact_with_labels_and_with_a_payoff_of_ones_own(home, tmp_path):
+    np.save(tmp_path / "labels.npy", np.arange(400) % 4)
+    (tmp_path / "mine.py").write_text("def first(ablated, whole):\n    return ablated[0][:, 0]\n")
+    output = ("-o", tmp_path / "scored.npz")
+    scored = edge_monitor(*IMPACT, "--labels", tmp_path / "labels.npy", *output, cwd=home)
+    assert "Impact on accuracy" in scored.stdout, scored.stderr
+    own = edge_monitor(*IMPACT, "--payoff", f"{tmp_path / 'mine.py'}:first", *output, cwd=home)
+    assert "mine.py:first" in own.stdout, own.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--images", "0"], "images: 0 is below 1"),
+        (["--pairs", "1"], "pairs: is 1"),
+        (["--max-stderr", "0"], "max_stderr: is 0"),
+        (["--labels", "absent.npy"], "absent.npy: holds no labels"),
+        (["--labels", "frames.npy"], "frames.npy: holds float32"),
+        (["--payoff", "absent.py:score"], "absent.py"),
+        (["--map", "absent.npz"], "absent.npz: No such file"),
+        (["-o", "model.onnx"], "exists and is no region map"),
+        (["--scale", "0"], "scale is 0.0"),
+    ],
+)
+def test_impact_options_that_cannot_be_used(home, options, words):
+    assert words in refused(*IMPACT, *options, cwd=home)
+
+
+def test_impact_wants_the_maps_own_model(home, tmp_path):
+    (tmp_path / "other.onnx").write_bytes(models.cnn())
+    line = refused("impact", tmp_path / "other.onnx", "frames.npy", cwd=home)
+    assert "belongs to model model.onnx" in line
+    assert "absent.onnx: No such file" in refused("impact", "absent.onnx", "frames.npy", cwd=home)
+
+
+def test_report_writes_a_page_of_a_map(home, tmp_path):
+    result = edge_monitor("report", home / "map.npz", "-o", tmp_path / "page.html")
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "model.onnx" in page
 
 
 def test_run_records_and_replay_gives_the_same_reports(home, tmp_path):

@@ -47,10 +47,37 @@ def test_flag_table_of_the_readme_is_current():
     assert program["flag_table"]() in text, "run tools/readme"
 
 
+# Every one of them made unimportable: Numba itself takes SciPy when it is there.
+WITHOUT_WORKSTATION = """
+import sys
+heavy = "onnx", "scipy", "matplotlib", "sklearn", "PIL", "starlette", "sqlalchemy"
+sys.modules.update(dict.fromkeys(heavy))
+"""
+
+
 @pytest.mark.parametrize("module", ["service", "probe", "pipeline"])
 def test_the_device_needs_no_workstation_library(module):
-    """Import with every one of them made unimportable (Numba itself takes SciPy when it is there)."""
-    heavy = ("onnx", "scipy", "matplotlib", "sklearn", "PIL", "starlette", "sqlalchemy")
-    program = f"import sys; sys.modules.update(dict.fromkeys({heavy})); import edge_monitor.{module}"
+    program = f"{WITHOUT_WORKSTATION}import edge_monitor.{module}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_device_watches_residual_and_tracts_without_them():
+    program = f"""{WITHOUT_WORKSTATION}
+from itertools import islice
+import numpy as np
+from edge_monitor.map_file import load_region_map
+from edge_monitor.pipeline import Monitor
+from edge_monitor.probe import Probe
+from edge_monitor.sources.scenes import Road
+data = {str(ROOT / "edge_monitor" / "data")!r}
+region_map = load_region_map(data + "/demo_map.npz")
+monitor = Monitor(region_map)
+probe = Probe.onnx(data + "/demo_model.onnx", region_map=region_map, on_row=monitor.step)
+for scene in islice(Road(2000), 10):
+    probe.run(None, {{"image": scene.image.transpose(2, 0, 1)[None].astype(np.float32)}})
+found = monitor.report.connectivity
+print(0 < found.residual_score < 1, np.isfinite(found.tract_z).any(), found.root)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout == "True True None\n", result.stderr

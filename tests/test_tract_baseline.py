@@ -204,6 +204,7 @@ def often_silent(n=300, share=0.3):
     silent = rng.random(n) < share
     values[silent, 0] = rng.choice([0.0, -1.0], silent.sum())
     values[:, 1] = -1.0
+    values[:, 3] -= 1.0  # of either sign: the gate looks at the mean, not at its size
     return values
 
 

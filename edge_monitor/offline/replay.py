@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from edge_monitor.map_file import from_bytes
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.pipeline import Monitor
 from edge_monitor.sources.recording import RecordingReader
+from edge_monitor.types import HealthReport
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -28,8 +30,16 @@ class Replayed(msgspec.Struct, frozen=True):
     transitions: tuple[str, ...]
 
 
-def replay(path: Path, progress: Progress = silent) -> Replayed:
-    """Feed every recorded input to a monitor made from the recorded map.
+class Replay:
+    """A recording, and a fresh monitor made from the recorded map and settings.
+
+    Attributes
+    ----------
+    region_map : RegionMap
+    metadata : dict of str to str
+    compared, identical : int
+        Reports compared with the recorded ones, and how many were the same to the bit, as far as
+        `reports` has come.
 
     Raises
     ------
@@ -38,23 +48,45 @@ def replay(path: Path, progress: Progress = silent) -> Replayed:
     MapError
         The embedded region map is damaged.
     """
-    reader = RecordingReader(path)
-    region_map = from_bytes(reader.region_map_bytes(), f"{path}: region map")
-    try:
-        settings = msgspec.json.decode(reader.metadata.get("monitor_settings", "{}"), type=MonitorSettings)
-    except msgspec.MsgspecError as error:
-        raise RecordingError(path, f"monitor_settings cannot be used ({error})") from error
-    monitor = Monitor(region_map, settings)
-    compared = identical = 0
-    transitions: list[str] = []
-    for item, digest in reader.items():
-        report = monitor.feed(item)
-        compared += 1
-        identical += report_digest(report) == digest
-        transitions += [
-            f"frame {t.frame}: {t.code} {t.before}->{t.after} {t.cause}".rstrip() for t in report.transitions
-        ]
-        if compared % 500 == 0:
-            progress("replay", compared, None)
-    progress("replay", compared, compared)
-    return Replayed(compared, identical, reader.truncated, reader.lost, tuple(transitions))
+
+    def __init__(self, path: Path) -> None:
+        self._reader = RecordingReader(path)
+        self.metadata = self._reader.metadata
+        self.region_map = from_bytes(self._reader.region_map_bytes(), f"{path}: region map")
+        try:
+            text = self.metadata.get("monitor_settings", "{}")
+            settings = msgspec.json.decode(text, type=MonitorSettings)
+        except msgspec.MsgspecError as error:
+            raise RecordingError(path, f"monitor_settings cannot be used ({error})") from error
+        self._monitor = Monitor(self.region_map, settings)
+        self.compared = self.identical = 0
+
+    @property
+    def truncated(self) -> bool:
+        return self._reader.truncated
+
+    @property
+    def lost(self) -> int:
+        return self._reader.lost
+
+    def reports(self, progress: Progress = silent) -> Iterator[HealthReport]:
+        """Feed every recorded input, and yield what the monitor says."""
+        for item, digest in self._reader.items():
+            report = self._monitor.feed(item)
+            self.compared += 1
+            self.identical += report_digest(report) == digest
+            if self.compared % 500 == 0:
+                progress("replay", self.compared, None)
+            yield report
+        progress("replay", self.compared, self.compared)
+
+
+def replay(path: Path, progress: Progress = silent) -> Replayed:
+    """Replay a whole recording; for what is raised see `Replay`."""
+    again = Replay(path)
+    transitions = [
+        f"frame {t.frame}: {t.code} {t.before}->{t.after} {t.cause}".rstrip()
+        for report in again.reports(progress)
+        for t in report.transitions
+    ]
+    return Replayed(again.compared, again.identical, again.truncated, again.lost, tuple(transitions))

@@ -12,7 +12,7 @@ from edge_monitor.offline import plots_recording as plots
 from edge_monitor.offline.page import Figure, Part, Section, Table, Text, clock_tenths, csv_text
 from edge_monitor.offline.plots import WARM
 from edge_monitor.offline.plots_recording import STATE_MARK, Axis
-from edge_monitor.offline.watching import TERMS, Replay, Watching
+from edge_monitor.offline.watching import TERMS, Watched, Watching
 from edge_monitor.types import BANDS, CHANNELS, FlagStatus, FloatArray
 
 CSV_CELLS = 60_000
@@ -21,9 +21,9 @@ _FLAG_ROWS = {row.code: row for row in FLAGS}
 _FLAG_ROWS = {row.code: row for row in FLAGS}
 
 
-def health_section(replay: Replay, axis: Axis) -> Section:
+def health_section(watched: Watched, axis: Axis) -> Section:
     """When the monitor was in which state, which flags were confirmed, and all transitions."""
-    watching = replay.watching
+    watching = watched.watching
     state, status = watching.course.columns("state")[:, 0], watching.course.columns("flags")
     raised = np.flatnonzero(np.nan_to_num(status).any(axis=0))
     codes = [FLAGS[i].code for i in raised]
@@ -33,7 +33,7 @@ def health_section(replay: Replay, axis: Axis) -> Section:
         alt="Health state over time in lanes, and below it a bar for every flag while it was confirmed.",
         caption="Health, worst state of a column; below, flags: thin while pending, thick while confirmed. "
         "Dashed lines on all figures: first confirmation of a flag, numbered. Hatched: no input.",
-        csv=_csv(replay, ("state", "flags"), ("state", *(row.code for row in FLAGS)), digits=0),
+        csv=_csv(watched, ("state", "flags"), ("state", *(row.code for row in FLAGS)), digits=0),
     )
     shares = Table(
         "states",
@@ -74,9 +74,9 @@ def _flag_table(watching: Watching) -> Iterator[Part]:
     yield Table("flags", "Flags", headers, tuple(rows), shown=64, words=4)
 
 
-def evidence_section(replay: Replay, axis: Axis) -> Section:
+def evidence_section(watched: Watched, axis: Axis) -> Section:
     """Evidence of every channel against its threshold, and the functional residual of every tap."""
-    course, taps = replay.watching.course, replay.region_map.taps
+    course, taps = watched.watching.course, watched.region_map.taps
     names = [tap.name for tap in taps]
     evidence = Figure(
         name="evidence",
@@ -84,7 +84,7 @@ def evidence_section(replay: Replay, axis: Axis) -> Section:
         alt="Evidence of every channel over time, as a multiple of its threshold.",
         caption="Evidence as a multiple of its threshold, highest of each column; from the dashed line at 1 "
         "on a channel alarms. Clipped at 4, the maximum stands at the right. Hatched: no evidence.",
-        csv=_csv(replay, ("ratio",), CHANNELS),
+        csv=_csv(watched, ("ratio",), CHANNELS),
     )
     residual = Figure(
         name="residual",
@@ -92,29 +92,29 @@ def evidence_section(replay: Replay, axis: Axis) -> Section:
         alt="Functional residual of every tap over time.",
         caption="Functional residual: how far each tap is from what the tap before it predicts (the input: "
         "from its own clean level); 1 is as far as it ever was in calibration.",
-        csv=_csv(replay, ("residual",), names),
+        csv=_csv(watched, ("residual",), names),
     )
     lead = "Every score in one unit: the surprise over the threshold set at calibration."
     return Section("evidence", "Evidence", lead, (evidence, residual))
 
 
-def regions_section(replay: Replay, axis: Axis) -> Section:
+def regions_section(watched: Watched, axis: Axis) -> Section:
     """Carpet plot of all voxels."""
-    taps, z = replay.region_map.taps, replay.watching.course.columns("z")
+    taps, z = watched.region_map.taps, watched.watching.course.columns("z")
     figure = Figure(
         name="carpet",
         svg=plots.carpet(axis, taps, z),
         alt="Carpet plot: z of every voxel over time, voxels grouped by tap.",
         caption="z of every voxel against clean frames, the largest |z| of each column, clipped at "
         f"±{plots.CLIP_Z:g}. Orange above, purple below; in grey print darkness is |z|. Hatched: not known.",
-        csv=_csv(replay, ("z",), [f"{tap.name} {v}" for tap in taps for v in range(tap.n_voxels)], digits=1),
+        csv=_csv(watched, ("z",), [f"{tap.name} {v}" for tap in taps for v in range(tap.n_voxels)], digits=1),
     )
     return Section("regions", "Regions", "Voxel densities over time (NN-fMRI).", (figure,))
 
 
-def rhythm_section(replay: Replay, axis: Axis) -> Section:
+def rhythm_section(watched: Watched, axis: Axis) -> Section:
     """Spectrogram of every tap."""
-    region_map, course = replay.region_map, replay.watching.course
+    region_map, course = watched.region_map, watched.watching.course
     taps = region_map.taps
     power = course.columns("log_power")
     plan = BandPlan.make(region_map.eeg.scale_mode, region_map.provenance.frame_rate_hz)
@@ -126,28 +126,28 @@ def rhythm_section(replay: Replay, axis: Axis) -> Section:
         alt="Spectrogram of every tap: log10 power of five bands over time.",
         caption="log10 band power, highest of each column; colours from the 2nd to the 98th percentile of "
         f"each tap. {edges}. Hatched: the band's window is not full yet, or the band is not observable.",
-        csv=_csv(replay, ("log_power",), [f"{tap.name} {band}" for tap in taps for band in BANDS]),
+        csv=_csv(watched, ("log_power",), [f"{tap.name} {band}" for tap in taps for band in BANDS]),
     )
     return Section("rhythm", "Rhythm", "Band powers over time (NN-EEG).", (figure,))
 
 
-def consistency_section(replay: Replay, axis: Axis) -> Section:
+def consistency_section(watched: Watched, axis: Axis) -> Section:
     """Consistency score and its terms."""
     names = ("score", "ρ gamma and regions", "agreement", "coherence")
     figure = Figure(
         name="consistency",
-        svg=plots.consistency(axis, replay.watching.course.columns("consistency"), names),
+        svg=plots.consistency(axis, watched.watching.course.columns("consistency"), names),
         alt="Consistency of the two views over time with its three terms.",
         caption="Lowest of each column. The score is the mean of the valid terms; hatched where none is.",
-        csv=_csv(replay, ("consistency",), TERMS),
+        csv=_csv(watched, ("consistency",), TERMS),
     )
     lead = "How far the view in time and the view in space agree: it grades an alarm and never raises one."
     return Section("consistency", "Consistency", lead, (figure,))
 
 
-def _csv(replay: Replay, tracks: tuple[str, ...], headers: Sequence[str], digits: int = 3) -> str:
+def _csv(watched: Watched, tracks: tuple[str, ...], headers: Sequence[str], digits: int = 3) -> str:
     """Columns of one or more tracks with their time in seconds; unknown is an empty field."""
-    course = replay.watching.course
+    course = watched.watching.course
     parts = [course.coarse(track, CSV_CELLS) for track in tracks]
     values: FloatArray = np.hstack([columns for _, columns in parts])
     times = (f"{i * parts[0][0]:.3f}" for i in range(len(values)))

@@ -16,7 +16,7 @@ from edge_monitor.offline.report_course import (
     rhythm_section,
 )
 from edge_monitor.offline.report_freeze_frame import freeze_frame_section
-from edge_monitor.offline.watching import FreezeFrame, Replay, Watching, watch_recording
+from edge_monitor.offline.watching import FreezeFrame, Watched, Watching, watch_recording
 from edge_monitor.types import HealthState
 
 
@@ -30,34 +30,34 @@ def recording_page(path: Path, progress: Progress = silent) -> Page:
     MapError
         The embedded region map is damaged.
     """
-    replay = watch_recording(path, progress)
-    axis = _axis(replay)
-    worst = _worst(replay.watching)
+    watched = watch_recording(path, progress)
+    axis = _axis(watched)
+    worst = _worst(watched.watching)
     return Page(
         title=f"Recording {path.name}",
         badge=STATE_MARK[worst],
         level="fail" if worst >= HealthState.STALE else "warn" if worst is HealthState.WARN else "calm",
-        verdict=_verdict(replay.watching),
-        warnings=tuple(_warnings(replay)),
+        verdict=_verdict(watched.watching),
+        warnings=tuple(_warnings(watched)),
         sections=(
-            health_section(replay, axis),
-            evidence_section(replay, axis),
-            regions_section(replay, axis),
-            rhythm_section(replay, axis),
-            consistency_section(replay, axis),
-            *(freeze_frame_section(replay.region_map, i, f) for i, f in enumerate(_freezes(replay), 1)),
-            _provenance(replay),
+            health_section(watched, axis),
+            evidence_section(watched, axis),
+            regions_section(watched, axis),
+            rhythm_section(watched, axis),
+            consistency_section(watched, axis),
+            *(freeze_frame_section(watched.region_map, i, f) for i, f in enumerate(_freezes(watched), 1)),
+            _provenance(watched),
         ),
     )
 
 
-def _freezes(replay: Replay) -> tuple[FreezeFrame, ...]:
-    return tuple(replay.watching.freeze_frames.values())
+def _freezes(watched: Watched) -> tuple[FreezeFrame, ...]:
+    return tuple(watched.watching.freeze_frames.values())
 
 
-def _axis(replay: Replay) -> Axis:
-    course = replay.watching.course
-    marks = tuple((freeze.at_s, str(i)) for i, freeze in enumerate(_freezes(replay), 1))
+def _axis(watched: Watched) -> Axis:
+    course = watched.watching.course
+    marks = tuple((freeze.at_s, str(i)) for i, freeze in enumerate(_freezes(watched), 1))
     return Axis(course.column_s, course.elapsed_s, marks)
 
 
@@ -89,31 +89,31 @@ def _span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{clock(seconds)} {'min' if seconds < 3600 else 'h'}"
 
 
-def _warnings(replay: Replay) -> Iterator[str]:
-    if replay.truncated:
+def _warnings(watched: Watched) -> Iterator[str]:
+    if watched.truncated:
         yield "The recording is cut or damaged: this page ends where it does."
-    if replay.lost:
-        yield f"{replay.lost} inputs never reached the recording; what follows a loss cannot be reproduced."
-    reports = replay.watching.reports
-    if replay.identical != reports:
-        yield f"{reports - replay.identical} of {reports} reports differ from those recorded on the device."
-    if replay.region_map.impact is None:
+    if watched.lost:
+        yield f"{watched.lost} inputs never reached the recording; what follows a loss cannot be reproduced."
+    reports = watched.watching.reports
+    if watched.identical != reports:
+        yield f"{reports - watched.identical} of {reports} reports differ from those recorded on the device."
+    if watched.region_map.impact is None:
         yield "The map has no impact scores: voxels are ranked as if all were worth the same."
 
 
-def _provenance(replay: Replay) -> Section:
-    watching, origin = replay.watching, replay.region_map.provenance
+def _provenance(watched: Watched) -> Section:
+    watching, origin = watched.watching, watched.region_map.provenance
     pairs = (
-        ("recording", replay.path.name),
+        ("recording", watched.path.name),
         (
             "length",
             f"{_span(watching.course.elapsed_s)}, {watching.frames} frames, {watching.reports} reports",
         ),
-        ("replay", f"{replay.identical} of {watching.reports} reports identical to the recorded ones"),
+        ("replay", f"{watched.identical} of {watching.reports} reports identical to the recorded ones"),
         ("columns", f"{watching.course.column_s:.3g} s wide"),
         ("model", f"{origin.model}, SHA-256 {origin.model_sha256}"),
         ("map", f"{origin.source}, {origin.frames_fit} frames fitted, seed {origin.seed}"),
         ("frame rate", f"{origin.frame_rate_hz:g} Hz"),
-        *((key.replace("_", " "), value) for key, value in sorted(replay.metadata.items())),
+        *((key.replace("_", " "), value) for key, value in sorted(watched.metadata.items())),
     )
     return Section("provenance", "Provenance", "", (Facts(pairs),))

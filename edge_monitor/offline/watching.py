@@ -8,17 +8,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_monitor.config import MonitorSettings
-from edge_monitor.digest import report_digest
 from edge_monitor.errors import RecordingError
 from edge_monitor.flags import FLAGS
-from edge_monitor.map_file import from_bytes
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.plots_recording import CONFIRMED, PENDING
+from edge_monitor.offline.replay import Replay
 from edge_monitor.offline.time_course import TimeCourse, farthest, largest, smallest
-from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import RegionMap
-from edge_monitor.sources.recording import RecordingReader
 from edge_monitor.types import (
     BANDS,
     CHANNELS,
@@ -147,8 +143,8 @@ def _terms(consistency: Consistency) -> FloatArray:
     return np.array([np.nan if term is None else term for term in terms])
 
 
-class Replay(msgspec.Struct, frozen=True, eq=False):
-    """A recording replayed: what was seen, and how the reports compare with the recorded ones."""
+class Watched(msgspec.Struct, frozen=True, eq=False):
+    """A replayed recording and what was seen."""
 
     path: Path
     region_map: RegionMap
@@ -159,30 +155,20 @@ class Replay(msgspec.Struct, frozen=True, eq=False):
     lost: int
 
 
-def watch_recording(path: Path, progress: Progress = silent) -> Replay:
-    """Feed every recorded input to a fresh monitor and watch its reports.
+def watch_recording(path: Path, progress: Progress = silent) -> Watched:
+    """Replay a recording and watch its reports.
 
     Raises
     ------
     RecordingError
-        The file is missing, no recording, holds no whole input, or was made under settings unknown here.
-    MapError
-        The embedded region map is damaged.
+        It holds no whole input; and see `Replay`.
     """
-    reader = RecordingReader(path)
-    region_map = from_bytes(reader.region_map_bytes(), f"{path}: region map")
-    try:
-        settings = msgspec.json.decode(reader.metadata.get("monitor_settings", "{}"), type=MonitorSettings)
-    except msgspec.MsgspecError as error:
-        raise RecordingError(path, f"monitor_settings cannot be used ({error})") from error
-    monitor, watching, identical = Monitor(region_map, settings), Watching(region_map), 0
-    for item, digest in reader.items():
-        report = monitor.feed(item)
-        identical += report_digest(report) == digest
+    replay = Replay(path)
+    watching = Watching(replay.region_map)
+    for report in replay.reports(progress):
         watching.add(report)
-        if watching.reports % 500 == 0:
-            progress("replay", watching.reports, None)
     if watching.last is None:
         raise RecordingError(path, "holds no whole input")
-    progress("replay", watching.reports, watching.reports)
-    return Replay(path, region_map, reader.metadata, watching, identical, reader.truncated, reader.lost)
+    return Watched(
+        path, replay.region_map, replay.metadata, watching, replay.identical, replay.truncated, replay.lost
+    )

@@ -20,7 +20,7 @@ __all__ = ["Monitor", "Probe", "__version__", "load_region_map"]
 
 __version__ = version("edge-monitor")
 
-_HOMES = {"Monitor": "pipeline", "Probe": "probe", "load_region_map": "region_map"}
+_HOMES = {"Monitor": "pipeline", "Probe": "probe", "load_region_map": "map_file"}
 
 
 def __getattr__(name: str) -> object:

@@ -140,7 +140,7 @@ class ConnectivityTracker:
         self._work = np.empty(3 * max(tap.n_features for tap in taps) + 1, np.float32)
         self._logs = np.empty(n_features)
         self._drives = np.empty((2, counts.size))
-        self._quiet = np.zeros(counts.size, np.bool_)
+        self._quiet = np.zeros((2, counts.size), np.bool_)
         self._n_taps = len(taps)
         self.reset()
 
@@ -150,7 +150,8 @@ class ConnectivityTracker:
         self._last = Connectivity(
             residual=np.full(self._n_taps, np.nan),
             tract_z=np.full(self._tracts.shape[1], np.nan),
-            alarming=np.zeros(self._features.n_voxels, np.bool_),
+            alarming=self._quiet[kernel.ALARMING],
+            under=self._quiet[kernel.UNDER],
             root=None,
             weakest=None,
             residual_score=None,
@@ -202,16 +203,17 @@ class ConnectivityTracker:
         closed += 1.0
         np.log(drives, out=drives)
         weakest = kernel.tracts(drives, usable, bank.layout, self._nodes, self._tracts, tract_z)
-        alarming, root = self._quiet, -1
+        marked, root = self._quiet, -1
         if largest >= 1.0 or residual[0] >= 1.0:
-            alarming = np.empty(bank.n_voxels, np.bool_)
+            marked = np.empty((2, bank.n_voxels), np.bool_)
             root = kernel.root_cause(
-                residual, self._state[0], bank.layout, bank.edges, bank.table, self._strong, alarming
+                residual, self._state[0], bank.layout, bank.edges, bank.table, self._strong, marked
             )
         self._last = Connectivity(
             residual=residual,
             tract_z=tract_z,
-            alarming=alarming,
+            alarming=marked[kernel.ALARMING],
+            under=marked[kernel.UNDER],
             root=None if root < 0 else root,
             weakest=None if weakest < 0 else self._ends[weakest],
             residual_score=None if math.isnan(largest) else largest,

@@ -201,9 +201,11 @@ def _explain_residual(f: Findings) -> str:
     if f.connectivity is None or f.connectivity.root is None:
         return "a layer does not follow from the one before it"
     tap, place = locate(f.taps, f.connectivity.root)
-    others = int(f.connectivity.alarming.sum()) - 1
-    behind = f", {others} more voxels under it" if others else ""
-    return f"{tap.name} {list(place)} does not follow from what drives it{behind}"
+    under = int(f.connectivity.under.sum())
+    others = f"; {under} voxels of later layers alarm under it" if under else ""
+    if tap is f.taps[0]:
+        return f"{tap.name} {list(place)} is out of its range{others}"
+    return f"{tap.name} {list(place)} does not follow from what drives it{others}"
 
 
 def _explain_tract(f: Findings) -> str:

@@ -204,16 +204,20 @@ class Connectivity(msgspec.Struct, frozen=True, eq=False):
     ``residual`` (n_taps,) float64: how far each tap is from what the tap before it predicts (tap 0: from
     its own clean level), 1 = as far as it ever was in calibration; NaN while not known. ``tract_z``
     (n_tracts,): robust z of the live tracts, NaN where not watched or the source is silent.
+
     ``alarming`` (n_voxels,) bool: voxels of taps with a residual of 1 or more that carry it. ``root``: the
-    alarming voxel that no other one explains. ``weakest``: source and target voxel of the tract with the
-    lowest z.
-    ``residual_score`` and ``tract_score``: largest residual of the network's own taps, and how far the
-    weakest tract lies below its baseline, in sigmas; None while not known.
+    worst of them in the earliest such tap. ``under`` (n_voxels,) bool: alarming voxels to which strong
+    tracts lead from the root's tap through alarming voxels; the others have causes of their own.
+
+    ``weakest``: source and target voxel of the tract with the lowest z. ``residual_score`` and
+    ``tract_score``: largest residual of the network's own taps, and how far the weakest tract lies below
+    its baseline, in sigmas; None while not known.
     """
 
     residual: FloatArray
     tract_z: FloatArray
     alarming: BoolArray
+    under: BoolArray
     root: int | None
     weakest: tuple[int, int] | None
     residual_score: float | None

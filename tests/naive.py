@@ -333,7 +333,7 @@ def tracts(drive, openness, log_active, median, scale):
 
 
 def root_cause(residual, taps, smooth, limit, strong):
-    """Alarming voxels and the root among them (None without), as (tap, voxel).
+    """Alarming voxels, those that strong tracts reach from the first such tap, and the root, as (tap, voxel).
 
     ``taps``: (shape, grid) each; ``smooth``, ``limit``: features of each tap; ``strong``: one matrix
     (source, target) per transition.
@@ -350,10 +350,17 @@ def root_cause(residual, taps, smooth, limit, strong):
             largest = max(features[len(groups) + voxel], *reaching)
             if largest >= min(1.0, max(features)):
                 excess[tap, voxel] = largest
-    roots = [
-        (tap, voxel)
-        for tap, voxel in excess
-        if not any(before == tap - 1 and strong[before][parent, voxel] for before, parent in excess)
-    ]
-    first = [place for place in roots if place[0] == roots[0][0]]
-    return set(excess), max(first, key=excess.get) if roots else None
+    if not excess:
+        return set(), set(), None
+    top = min(tap for tap, _ in excess)
+    reached = {place for place in excess if place[0] == top}
+    under = set()
+    for tap in range(top, len(taps) - 1):
+        reached = {
+            (tap + 1, h)
+            for after, h in excess
+            if after == tap + 1 and any(strong[tap][g, h] for _, g in reached)
+        }
+        under |= reached
+    root = max((place for place in excess if place[0] == top), key=excess.get)
+    return set(excess), under, root

@@ -154,24 +154,27 @@ def test_root_cause_equals_its_twin():
     rng = np.random.default_rng(4)
     bank = FeatureBank(TAPS, np.ones(sum(N_FEATURES)))
     first = np.cumsum([0, *N_VOXELS])
-    roots = set()
+    roots, explained = set(), set()
     for _ in range(200):
         residual = rng.choice([np.nan, 0.5, 1.0, 3.0], len(TAPS), p=[0.1, 0.3, 0.3, 0.3])
         smooth = rng.normal(0, 1, sum(N_FEATURES))
         bank.table[kernel.LIMIT] = limit = rng.uniform(0.5, 1, smooth.size) * rng.choice([1.0, 2.0, 5.0])
         strong = rng.random(sum(a * b for a, b in itertools.pairwise(N_VOXELS))) < rng.choice([0.0, 0.1, 0.9])
-        got = np.ones(first[-1], bool)
+        got = np.ones((2, first[-1]), bool)
         root = kernel.root_cause(residual, smooth, bank.layout, bank.edges, bank.table, strong, got)
-        alarming, expected = naive.root_cause(
+        alarming, under, expected = naive.root_cause(
             residual,
             [(tap.shape, tap.grid) for tap in TAPS],
             *(split(array, N_FEATURES) for array in (smooth, limit)),
             transitions(strong),
         )
-        assert set(np.flatnonzero(got)) == {first[tap] + voxel for tap, voxel in alarming}
+        for row, places in zip(got, (alarming, under), strict=True):
+            assert set(np.flatnonzero(row)) == {first[tap] + voxel for tap, voxel in places}
+        explained.add(len(under))
         assert root == (-1 if expected is None else first[expected[0]] + expected[1])
         roots.add(None if expected is None else expected[0])
     assert roots == {None, 0, 1, 2, 3, 4}
+    assert len(explained) > 10
 
 
 def test_lock_step_with_the_twins():
@@ -247,8 +250,9 @@ def test_lock_step_with_the_twins():
             assert last.tract_score == pytest.approx(-np.nanmin(flat), rel=1e-6)
 
         shapes = [(tap.shape, tap.grid) for tap in TAPS]
-        alarming, root = naive.root_cause(distance, shapes, smooth, limit, strong)
+        alarming, under, root = naive.root_cause(distance, shapes, smooth, limit, strong)
         assert set(np.flatnonzero(last.alarming)) == {first[tap] + voxel for tap, voxel in alarming}
+        assert set(np.flatnonzero(last.under)) == {first[tap] + voxel for tap, voxel in under}
         assert last.root == (None if root is None else first[root[0]] + root[1])
         roots.add(root if root is None else root[0])
     assert len(roots) > 2
@@ -605,7 +609,10 @@ A, B, C_ = 3, 6, 9
 
 
 def ask(over, tracts=()):
-    """Root and alarming voxels; ``over``: how far over its limit a voxel is; ``tracts``: pairs of voxels."""
+    """Root, alarming voxels, and those under it.
+
+    ``over``: how far over its limit a voxel is; ``tracts``: pairs of voxels.
+    """
     bank = FeatureBank(GRAPH, np.ones(24))
     bank.table[kernel.LIMIT] = 1.0
     smooth = np.zeros(24)
@@ -615,50 +622,59 @@ def ask(over, tracts=()):
     strength = np.zeros((3, 3, 3))
     for source, target in tracts:
         strength[source // 3, source % 3, target % 3] = 1.0
-    alarming = np.ones(12, bool)
+    marked = np.ones((2, 12), bool)
     strong = strong_tracts(GRAPH, strength.ravel())
-    root = kernel.root_cause(residual, smooth, bank.layout, bank.edges, bank.table, strong, alarming)
-    return root, set(np.flatnonzero(alarming).tolist())
+    root = kernel.root_cause(residual, smooth, bank.layout, bank.edges, bank.table, strong, marked)
+    return root, *(set(np.flatnonzero(row).tolist()) for row in marked)
 
 
 def test_nothing_alarms_in_a_quiet_graph():
-    assert ask({}) == (-1, set())
+    assert ask({}) == (-1, set(), set())
 
 
 def test_chain():
     """However far off those are that follow."""
-    assert ask({A: 2.0, B + 1: 5.0, C_ + 2: 9.0}, [(A, B + 1), (B + 1, C_ + 2)]) == (A, {A, B + 1, C_ + 2})
+    found = ask({A: 2.0, B + 1: 5.0, C_ + 2: 9.0}, [(A, B + 1), (B + 1, C_ + 2)])
+    assert found == (A, {A, B + 1, C_ + 2}, {B + 1, C_ + 2})
+
+
+def test_a_broken_chain_explains_nothing_behind_it():
+    """A voxel that is quiet, or a tract that is weak, carries no alarm."""
+    tracts = [(A, B + 1), (B + 1, C_ + 2), (A, B)]
+    assert ask({A: 2.0, C_ + 2: 9.0}, tracts) == (A, {A, C_ + 2}, set())
+    assert ask({A: 2.0, B: 5.0, C_ + 2: 9.0}, tracts) == (A, {A, B, C_ + 2}, {B})
 
 
 def test_fork():
     both = [(A + 1, B), (A + 1, B + 2)]
-    assert ask({A + 1: 1.5, B: 4.0, B + 2: 3.0}, both) == (A + 1, {A + 1, B, B + 2})
+    assert ask({A + 1: 1.5, B: 4.0, B + 2: 3.0}, both) == (A + 1, {A + 1, B, B + 2}, {B, B + 2})
 
 
 def test_two_independent_faults():
-    """The earlier one is named, as long as it stands; then the other."""
-    assert ask({A: 1.1, B + 2: 8.0}, [(A, B)]) == (A, {A, B + 2})
-    assert ask({B + 2: 8.0}, [(A, B)]) == (B + 2, {B + 2})
+    """The earlier one is named, as long as it stands; then the other, which was never under it."""
+    assert ask({A: 1.1, B + 2: 8.0}, [(A, B)]) == (A, {A, B + 2}, set())
+    assert ask({B + 2: 8.0}, [(A, B)]) == (B + 2, {B + 2}, set())
 
 
 def test_of_two_faults_in_one_tap_the_farther_is_named():
-    assert ask({B: 2.0, B + 1: -7.0, B + 2: 3.0, C_: 9.0}, [(B, C_)]) == (B + 1, {B, B + 1, B + 2, C_})
+    found = ask({B: 2.0, B + 1: -7.0, B + 2: 3.0, C_: 9.0}, [(B, C_)])
+    assert found == (B + 1, {B, B + 1, B + 2, C_}, {C_})
 
 
 def test_when_no_feature_is_over_its_limit_the_nearest_stands_for_the_tap():
-    assert ask({A: 0.3, A + 2: 0.6}) == (A + 2, {A + 2})
+    assert ask({A: 0.3, A + 2: 0.6}) == (A + 2, {A + 2}, set())
 
 
 def test_a_tap_without_a_residual_neither_alarms_nor_explains():
     bank = FeatureBank(GRAPH, np.ones(24))
     bank.table[kernel.LIMIT] = 1.0
-    alarming = np.ones(12, bool)
+    marked = np.ones((2, 12), bool)
     strong = np.ones(27, bool)
     residual = np.array([np.nan, np.nan, 0.99, 1.0])
-    root = kernel.root_cause(
-        residual, np.full(24, 9.0), bank.layout, bank.edges, bank.table, strong, alarming
-    )
-    assert (root, set(np.flatnonzero(alarming).tolist())) == (C_, {C_, C_ + 1, C_ + 2})
+    root = kernel.root_cause(residual, np.full(24, 9.0), bank.layout, bank.edges, bank.table, strong, marked)
+    assert root == C_
+    assert_array_equal(np.flatnonzero(marked[kernel.ALARMING]), [C_, C_ + 1, C_ + 2])
+    assert not marked[kernel.UNDER].any()
 
 
 def test_strong_tracts_carry_half_of_their_targets_strongest():

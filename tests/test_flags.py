@@ -260,7 +260,8 @@ def bands(tap, band):
 def broken(root):
     alarming = np.zeros(12 + 8, bool)
     alarming[[root, -1, -2]] = True
-    return Connectivity(np.array([0.1, 3.0]), np.zeros(96), alarming, root, (3, 19), 3.0, 5.0)
+    under = alarming & (np.arange(20) != root)
+    return Connectivity(np.array([0.1, 3.0]), np.zeros(96), alarming, under, root, (3, 19), 3.0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,12 @@ def broken(root):
         ("OUTPUT_ABNORMAL", frame(ratios={"output": 2.0}, entropy=1.25), "entropy 1.25 nats"),
         ("LAYER_BROKEN", abnormal("residual"), "a layer does not follow from the one before it"),
         ("LAYER_BROKEN", abnormal("residual", connectivity=broken(17)), "relu_1 [1, 0, 1] does not follow"),
-        ("LAYER_BROKEN", abnormal("residual", connectivity=broken(17)), "drives it, 2 more voxels under it"),
+        (
+            "LAYER_BROKEN",
+            abnormal("residual", connectivity=broken(17)),
+            "drives it; 2 voxels of later layers",
+        ),
+        ("LAYER_BROKEN", abnormal("residual", connectivity=broken(3)), "[0, 1, 1] is out of its range; 2"),
         ("TRACT_BROKEN", abnormal("tracts"), "a tract carries less than it should"),
         ("TRACT_BROKEN", abnormal("tracts", connectivity=broken(17)), "hardly drives relu_1 [1, 1, 1]"),
         ("PROBE_DETACHED", RAISERS["PROBE_DETACHED"], "detail of PROBE_DETACHED"),

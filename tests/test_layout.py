@@ -66,9 +66,7 @@ def test_the_device_watches_residual_and_tracts_without_them():
     program = f"""{WITHOUT_WORKSTATION}
 from itertools import islice
 import numpy as np
-from edge_monitor.map_file import load_region_map
-from edge_monitor.pipeline import Monitor
-from edge_monitor.probe import Probe
+from edge_monitor import Monitor, Probe, load_region_map
 from edge_monitor.sources.scenes import Road
 data = {str(ROOT / "edge_monitor" / "data")!r}
 region_map = load_region_map(data + "/demo_map.npz")

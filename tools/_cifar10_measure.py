@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -95,7 +97,9 @@ def measure(world: World, seed: int, effort: Effort, progress: Progress) -> Meas
         taps=region_map.taps,
         log10_power=np.mean([clip.log_power.mean(axis=0) for clip in moving], axis=0) / np.log(10),
         named=named_windows(region_map, moving),
-        mixes=tuple(np.reshape([c.mix for c in part], (*shape, -1, len(STATES))) for part in (taught, judged)),
+        mixes=tuple(
+            np.reshape([c.mix for c in part], (*shape, -1, len(STATES))) for part in (taught, judged)
+        ),
         terms=np.reshape([c.terms for c in judged], (*shape, len(TERMS))),
         impact=region_map.impact,
         deletion=tuple(deletion(world, region_map, effort, seed, progress)),
@@ -114,9 +118,7 @@ def calibrated_map(world: World, seed: int, effort: Effort, progress: Progress) 
     region_map = calibrate(observed, progress=progress)
     images, _ = world.stills(CALIBRATE, seed, effort.impact_images)
     settings = ShapleySettings(pairs=effort.pairs, seed=seed)
-    impact = impact_scores(
-        observed.model_bytes, observed.taps, images, settings=settings, progress=progress
-    )
+    impact = impact_scores(observed.model_bytes, observed.taps, images, settings=settings, progress=progress)
     return msgspec.structs.replace(region_map, impact=impact)
 
 
@@ -194,6 +196,13 @@ def named_windows(region_map: RegionMap, clips: list[Watched]) -> NDArray[np.flo
     )
 
 
+def mean_curve(deleter: Deleter, worths: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Accuracy with 0, 1, 2 ... voxels deleted, the most worth first, mean over several kinds of worth."""
+    orders = [np.argsort(-worth, kind="stable") for worth in worths]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.mean(list(pool.map(lambda order: list(deleter.accuracies(order)), orders)), axis=0)
+
+
 def deletion(
     world: World, region_map: RegionMap, effort: Effort, seed: int, progress: Progress
 ) -> list[Deletion]:
@@ -212,13 +221,10 @@ def deletion(
         deleter = Deleter(cut, tap, mean, judged, labels)
         worth = {"theta": [theta], "mean activation": [level], "density": [density]}
         worth["random"] = [rng.random(tap.n_voxels) for _ in range(RANDOM_ORDERS)]
-        for done, order in enumerate(ORDERS):
+        for done, name in enumerate(ORDERS):
             progress(f"deletion in {tap.name}", done, len(ORDERS))
-            curve = np.mean(
-                [list(deleter.accuracies(np.argsort(-values, kind="stable"))) for values in worth[order]],
-                axis=0,
-            )
+            curve = mean_curve(deleter, worth[name])
             area = float(np.mean((curve[1:] + curve[:-1]) / 2))
-            found.append(Deletion(seed, tap.name, order, area, tuple(curve.tolist())))
+            found.append(Deletion(seed, tap.name, name, area, tuple(curve.tolist())))
         progress(f"deletion in {tap.name}", len(ORDERS), len(ORDERS))
     return found

@@ -29,7 +29,10 @@ HANG_FRAMES = (15, 45)
 
 
 def camera_path(n_frames: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Smooth way through random poses, one for each image: (n_frames, 3) shift down and right in pixels, zoom."""
+    """Smooth way through random poses, one for each image.
+
+    Returns (n_frames, 3): shift down and right in pixels of the image, and zoom.
+    """
     times = np.arange(-(-n_frames // FRAMES_PER_IMAGE) + 1) * FRAMES_PER_IMAGE
     shifts = rng.uniform(-PAN_PX, PAN_PX, (times.size, 2))
     zooms = rng.uniform(*ZOOM, (times.size, 1))

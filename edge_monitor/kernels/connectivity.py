@@ -32,6 +32,9 @@ Float32Array = NDArray[np.float32]
 # it predicts, smoothed residual at which the feature is out of range.
 COUNT, FLOOR, LOW, HIGH, LIMIT = range(5)
 
+# Rows of the marked voxels (2, n_voxels).
+ALARMING, UNDER = range(2)
+
 # Rows of the drives (2, n_voxels): what a voxel drives others with, and what keeps it from being driven.
 SOURCE, CLOSED = range(2)
 
@@ -235,7 +238,7 @@ def tracts(
 
 @kernel(
     "int64(float64[::1], float64[::1], int64[:, ::1], int64[::1], float64[:, ::1], boolean[::1], "
-    "boolean[::1])"
+    "boolean[:, ::1])"
 )
 def root_cause(
     residual: FloatArray,
@@ -244,13 +247,15 @@ def root_cause(
     edges: IntArray,
     table: FloatArray,
     strong: BoolArray,
-    out_alarming: BoolArray,
+    out_voxels: BoolArray,
 ) -> int:
-    """Mark the voxels that alarm and return the one that no alarming parent explains, -1 if none alarms.
+    """Mark the voxels that alarm, and those that the root explains; return the root, -1 if none alarms.
 
     Within a tap whose residual is 1 or more a voxel alarms when its own smoothed residual, or that of a
     channel group that reaches into it, is over its limit; if no feature is, the one nearest to its
-    limit stands for the tap. Of several roots in one tap the farthest over its limit is returned.
+    limit stands for the tap. The root is the voxel farthest over its limit in the earliest such tap. An
+    alarming voxel is under the root's tap when strong tracts lead to it from there through alarming
+    voxels; one that is not has a cause of its own.
 
     Parameters
     ----------
@@ -258,7 +263,8 @@ def root_cause(
     smooth : (n_features,) float64
     strong : (n_tracts,) bool
         Tracts that carry an alarm from a source voxel to a target voxel.
-    out_alarming : (n_voxels,) bool
+    out_voxels : (2, n_voxels) bool
+        Alarming; alarming and under the root's tap.
     """
     root = -1
     root_tap = residual.size
@@ -269,7 +275,7 @@ def root_cause(
         n_groups, n_voxels, edge = layout[tap, N_GROUPS], layout[tap, N_VOXELS], layout[tap, FIRST_EDGE]
         n_before = layout[tap - 1, N_VOXELS] if tap > 0 else 0
         tract += n_before * n_voxels
-        out_alarming[first : first + n_voxels] = False
+        out_voxels[:, first : first + n_voxels] = False
         if not residual[tap] >= 1.0:
             continue
         cells = layout[tap, CELLS]
@@ -288,11 +294,12 @@ def root_cause(
                     ratio = max(ratio, abs(smooth[f + k]) / table[LIMIT, f + k])
             if ratio < min(farthest, 1.0):
                 continue
-            out_alarming[first + g] = True
-            explained = False
-            for p in range(n_before):
-                parent = tract - n_before * n_voxels + p * n_voxels + g
-                explained |= out_alarming[first - n_before + p] and strong[parent]
-            if not explained and (root < 0 or (tap == root_tap and ratio > worst)):
+            out_voxels[ALARMING, first + g] = True
+            if root < 0 or (tap == root_tap and ratio > worst):
                 root, root_tap, worst = first + g, tap, ratio
+            carries = ALARMING if root_tap == tap - 1 else UNDER
+            for p in range(n_before):
+                leads = strong[tract - n_before * n_voxels + p * n_voxels + g]
+                if leads and out_voxels[carries, first - n_before + p]:
+                    out_voxels[UNDER, first + g] = True
     return root

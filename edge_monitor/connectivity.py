@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from edge_monitor.arrays import require_array
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import connectivity as kernel
 from edge_monitor.region_map import ResidualBaseline, TractBaseline
@@ -54,16 +55,8 @@ class FeatureBank:
         """
         if block.frames < 1:
             raise InputError("spatial.frames", f"{block.frames} is below 1")
-        for name, array, shape in (
-            ("spatial.voxels", block.voxels, (self.n_voxels, 3)),
-            ("spatial.channels", block.channels, (self.n_channels,)),
-        ):
-            # carray: contiguous and writeable, the only arrays the kernels' signatures accept.
-            if array.shape != shape or array.dtype != np.float64 or not array.flags.carray:
-                kind = f"{array.dtype}{array.shape}" + (
-                    "" if array.flags.carray else ", strided or read-only"
-                )
-                raise InputError(name, f"{kind}, expected float64{shape}, contiguous and writeable")
+        require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), "d")
+        require_array("spatial.channels", block.channels, (self.n_channels,), "d")
         kernel.levels(
             block.voxels,
             block.channels,
@@ -174,9 +167,8 @@ class ConnectivityTracker:
         """
         if block is None:
             return self._last
-        for name, mask in (("spatial.taps", block.taps), ("good", good)):
-            if mask.shape != (self._n_taps,) or mask.dtype != np.bool_:
-                raise InputError(name, f"{mask.dtype}{mask.shape}, expected bool({self._n_taps},)")
+        require_array("spatial.taps", block.taps, (self._n_taps,), "?")
+        require_array("good", good, (self._n_taps,), "?")
         usable = good & block.taps
         bank = self._features
         levels = bank.update(block, usable)

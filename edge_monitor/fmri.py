@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_monitor.arrays import require_array
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import voxels as kernel
 from edge_monitor.region_map import FmriBaseline
@@ -103,9 +104,9 @@ class FmriTracker:
         if block.frames < 1:
             raise InputError("spatial.frames", f"{block.frames} is below 1")
         n_taps, n_voxels = self._n_taps, self._baseline.shape[1]
-        _check("spatial.voxels", block.voxels, (n_voxels, 3), "d")
-        _check("spatial.taps", block.taps, (n_taps,), "?")
-        _check("good", good, (n_taps,), "?")
+        require_array("spatial.voxels", block.voxels, (n_voxels, 3), "d")
+        require_array("spatial.taps", block.taps, (n_taps,), "?")
+        require_array("good", good, (n_taps,), "?")
         scores = np.empty((2, n_voxels))
         taps = np.empty(n_taps)
         summary = np.empty(3)
@@ -131,10 +132,3 @@ class FmriTracker:
             input_score=input_score,
         )
         return self._last
-
-
-def _check(name: str, array: FloatArray | BoolArray, shape: tuple[int, ...], dtype: str) -> None:
-    # carray: contiguous and writeable, the only arrays the kernels' signatures accept.
-    if array.shape != shape or array.dtype.char != dtype or not array.flags.carray:
-        kind = f"{array.dtype}{array.shape}" + ("" if array.flags.carray else ", strided or read-only")
-        raise InputError(name, f"{kind}, expected {np.dtype(dtype)}{shape}, contiguous and writeable")

@@ -21,13 +21,14 @@ sys.path.insert(0, str(TOOLS))
 import _cifar10_stream as stream  # noqa: E402
 import _cifar10_summary as summary  # noqa: E402
 import _cifar10_worlds as worlds  # noqa: E402
-from _cifar10_measure import Effort  # noqa: E402
+from _cifar10_measure import Effort, measure  # noqa: E402
 from _cifar10_page import study_page  # noqa: E402
 from _cifar10_worlds import CALIBRATE, JUDGE  # noqa: E402
 
+from edge_monitor.offline.observe import silent  # noqa: E402
 from edge_monitor.offline.page import to_html  # noqa: E402
 
-TINY = Effort(stream_frames=720, clips=1, pairs=2, impact_images=4, judged_images=6)
+TINY = Effort(stream_frames=720, clips=1, clip_frames=560, pairs=2, impact_images=4, judged_images=6)
 
 # As the script runs, but in the interpreter of the tests instead of the checkout's own environment.
 LAUNCH = f"""
@@ -59,8 +60,18 @@ def tool():
 
 
 @pytest.fixture(scope="module")
-def study(world, tool):
-    return tool["run"](world, range(2), TINY)
+def measured(world):
+    return [measure(world, seed, TINY, silent) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def study(world, measured):
+    return summary.summarise(world.name, TINY, measured)
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return to_html(study_page(study))
 
 
 def clip(world, condition, *, split=JUDGE, seed=0, number=1, n=150):
@@ -155,31 +166,26 @@ def test_calibration_and_judging_share_no_image(world, monkeypatch):
     assert all(len(seen) == 3 * worlds.MAX_SEEDS for seen in trips.values())
 
 
-def test_a_seed_gives_the_same_page_and_stands_for_itself(world, tool, study):
-    text = to_html(study_page(study))
-    again = tool["run"](world, range(2), TINY)
-    assert to_html(study_page(again)) == text
-    assert msgspec.json.encode(again) == msgspec.json.encode(study)
-    # The second seed alone: the same values as beside the first.
-    alone = tool["run"](world, [1], TINY)
-    for one, both in zip(alone.impact, study.impact, strict=True):
-        assert one.theta.seeds == both.theta.seeds[1:]
-    for one, both in zip(alone.signatures, study.signatures, strict=True):
-        assert one.log10_power["gamma"].seeds == both.log10_power["gamma"].seeds[1:]
+def test_a_seed_gives_the_same_page_whatever_ran_before(world, measured, study, page):
+    again = measure(world, 1, TINY, silent)
+    repeated = summary.summarise(world.name, TINY, [measured[0], again])
+    assert msgspec.json.encode(repeated) == msgspec.json.encode(study)
+    assert to_html(study_page(repeated)) == page
     assert study.impact[0].theta.seeds[0] != study.impact[0].theta.seeds[1]
+    gamma = study.signatures[0].log10_power["gamma"].seeds
+    assert gamma[0] != gamma[1]
 
 
-def test_the_page_needs_no_network_and_holds_all_parts(study):
-    text = to_html(study_page(study))
-    assert "default-src 'none'" in text
-    assert not re.search(r"<script|<link|<img|@import|url\((?!#)", text)
-    assert not re.search(r'(?:src|href)="(?!#|data:)', text)
-    assert re.findall(r'<section id="(\w+)">', text) == [
+def test_the_page_needs_no_network_and_holds_all_parts(page):
+    assert "default-src 'none'" in page
+    assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert re.findall(r'<section id="(\w+)">', page) == [
         *("signatures", "states", "impact", "tracts", "crossmodal", "method")
     ]
-    assert text.count("<svg") == 6
-    assert "nan" not in re.sub(r'href="data:[^"]*"', "", text)
-    assert "takes more seeds to say" in text  # two seeds do not show that a score separates
+    assert page.count("<svg") == 6
+    assert "nan" not in re.sub(r'href="data:[^"]*"', "", page)
+    assert "takes more seeds to say" in page  # two seeds do not show that a score separates
 
 
 def test_numbers_add_up(study):
@@ -224,17 +230,26 @@ def test_conditions_are_told_by_what_other_seeds_taught():
     assert found.counts[0] == (1, 0, 0, 0, 1)
 
 
-def test_without_data_it_is_the_demo_and_says_so(monkeypatch, tool):
+def test_without_data_it_is_the_demo_and_says_so(tool, measured, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worlds.games, "missing_data", lambda: "nothing there")
     world = worlds.find_world()
     assert isinstance(world, worlds.RoadWorld)
-    frames = clip(world, "hanging", n=40)
-    assert frames.shape == (40, 3, 48, 48)
+    for name in stream.CONDITIONS:
+        frames = clip(world, name, n=20)
+        assert frames.shape == (20, 3, 48, 48)
+        np.testing.assert_array_equal(frames, clip(world, name, n=20))
     stills, labels = world.stills(JUDGE, 0, 5)
     assert stills.shape == (5, 3, 48, 48)
     assert set(labels) <= set(range(6))
-    study = tool["run"](world, [0], msgspec.structs.replace(TINY, stream_frames=450))
-    text = to_html(study_page(study))
+    names = tool["main"].__globals__
+    monkeypatch.setitem(names, "missing_data", lambda: "nothing there")
+    monkeypatch.setitem(names, "measure", lambda found, *_: measured[0] if found.name == world.name else None)
+    page = tmp_path / "page.html"
+    tool["main"](["--seeds", "1", "-o", str(page), "--json"])
+    said = capsys.readouterr()
+    assert "nothing there: studying the demo model on the demo road instead" in said.err
+    assert json.loads(said.out)["world"] == "the demo model on the demo road"
+    text = page.read_text(encoding="utf-8")
     assert "Study of the demo model on the demo road" in text
     assert "were not found in EDGE_MONITOR_DATA" in text
     assert "One seed has no interval" in text
@@ -249,24 +264,29 @@ def test_without_data_it_is_the_demo_and_says_so(monkeypatch, tool):
         (["-o", "notes.txt"], "error: notes.txt: exists and is no HTML page"),
     ],
 )
-def test_what_cannot_be_done_is_refused_at_once(arguments, problem, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    finished = launch(arguments, tmp_path)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert re.search(problem, finished.stderr)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+def test_what_cannot_be_done_is_refused_at_once(arguments, problem, tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("mine")
+    with pytest.raises(SystemExit) as ended:
+        tool["main"](arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert re.search(problem, said.err)
+    assert Path("notes.txt").read_text() == "mine"
 
 
 @pytest.mark.slow
-def test_quick_run(tmp_path):
-    finished = launch(["--quick", "--seeds", "1", "--json"], tmp_path)
+@pytest.mark.parametrize("data", [None, "/nowhere"])
+def test_quick_run(data, tmp_path):
+    """With the data, where it is, and without."""
+    environment = os.environ if data is None else {**os.environ, "EDGE_MONITOR_DATA": data}
+    command = [sys.executable, "-c", LAUNCH, "--quick", "--seeds", "1", "--json"]
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
+    finished = subprocess.run(command, check=False, **options)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
     assert found["seeds"] == [0]
+    assert ("demo road" in found["world"]) >= (data is not None)
     assert len(found["states"]) == len(stream.CONDITIONS) * len(found["taps"])
     assert (tmp_path / "cifar10_study.html").read_text().startswith("<!DOCTYPE html>")
-
-
-def launch(arguments, folder):
-    command = [sys.executable, "-c", LAUNCH, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=os.environ)

@@ -36,7 +36,7 @@ def test_no_kernel_uses_fastmath():
         assert not re.search(r"fastmath\s*=", path.read_text()), path
 
 
-def test_flag_table_of_the_readme_is_current():
+def test_tables_of_the_readme_are_current():
     sys.path.insert(0, str(ROOT / "tools"))
     try:
         program = {"__name__": "readme"}
@@ -45,6 +45,7 @@ def test_flag_table_of_the_readme_is_current():
         sys.path.pop(0)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert program["flag_table"]() in text, "run tools/readme"
+    assert program["studies"]() in text, "run tools/readme"
 
 
 # Every one of them made unimportable: Numba itself takes SciPy when it is there.

@@ -35,17 +35,20 @@ WARM = max(WINDOWS)
 """Frames after which every band of a clip is known."""
 SETTLED = WARM + 128 + DELAY
 """Frames after which the consistency window holds nothing but warm frames."""
-CLIP_FRAMES = 720
 WINDOW = int(PROFILE_S * FRAME_RATE_HZ)
 
 TERMS = ("rho", "agreement", "coherence", "score")
 
 
 class Effort(msgspec.Struct, frozen=True):
-    """How much of everything one seed takes; clips are counted per condition and split."""
+    """How much of everything one seed takes.
+
+    ``clips`` are counted per condition and split; ``clip_frames`` must hold a 10 s window of warm frames.
+    """
 
     stream_frames: int = 9000
     clips: int = 8
+    clip_frames: int = 720
     pairs: int = 64
     impact_images: int = 128
     judged_images: int = 500
@@ -86,7 +89,7 @@ def measure(world: World, seed: int, effort: Effort, progress: Progress) -> Meas
         for condition in CONDITIONS:
             for clip in clips:
                 progress("clips", len(watched), total)
-                watched.append(watcher.watch(frames(world, condition, split, seed, clip, CLIP_FRAMES)))
+                watched.append(watcher.watch(frames(world, condition, split, seed, clip, effort.clip_frames)))
     progress("clips", total, total)
     taught, judged = watched[: total // 2], watched[total // 2 :]
     shape = (len(CONDITIONS), effort.clips)

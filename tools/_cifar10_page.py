@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from _cifar10_measure import CLIP_FRAMES, QUICK, SETTLED, WARM
+from _cifar10_measure import QUICK, SETTLED, WARM
 from _cifar10_results import Study
 from _cifar10_sections import (
     crossmodal_section,
@@ -82,7 +82,7 @@ def method_section(study: Study) -> Section:
         ("calibration", f"{count(effort.stream_frames)} frames ({seconds:g} s) of the moving camera a seed"),
         (
             "clips",
-            f"{effort.clips} of {CLIP_FRAMES} frames per condition and seed, and as many to teach from",
+            f"{effort.clips} of {effort.clip_frames} frames a condition and seed, and as many to teach from",
         ),
         ("used of a clip", f"frames {WARM} on for bands and states, {SETTLED} on for the consistency"),
         ("impact", f"{effort.pairs} antithetic pairs on {effort.impact_images} calibration images"),

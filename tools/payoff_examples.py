@@ -1,6 +1,6 @@
 """Payoffs for networks whose answer is no probability vector: worked examples to copy and adapt.
 
-``edge-monitor calibrate`` takes a function of a file as ``--payoff tools/payoff_examples.py:detector``. It is
+``edge-monitor impact`` takes a function of a file as ``--payoff tools/payoff_examples.py:detector``. It is
 called with the outputs of the model while some voxels are switched off, and with those of the whole
 model on the same frames: two lists of arrays, in the order of the model's outputs, frames first. It returns
 one finite number per frame, larger for better, (n,) float64. It may be called from several threads at

@@ -1,0 +1,28 @@
+"""The check of an array that goes into a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.errors import InputError
+
+
+def require_array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:
+    """Refuse an array that a kernel's signature would not accept, or read beyond its end.
+
+    Parameters
+    ----------
+    dtype : str
+        Character code of the type, in the machine's byte order.
+
+    Raises
+    ------
+    InputError
+        Another shape or type; strided or read-only.
+    """
+    if array.shape != shape or array.dtype != np.dtype(dtype) or not array.flags.carray:
+        kind = f"{array.dtype}{array.shape}" + ("" if array.flags.carray else ", strided or read-only")
+        raise InputError(name, f"{kind}, expected {np.dtype(dtype)}{shape}, contiguous and writeable")

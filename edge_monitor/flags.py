@@ -268,8 +268,8 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("SELF_TEST_FAILED", "self-test failed", _FAIL, _reported("SELF_TEST_FAILED"), _ONCE, 8, 0.0, True,
             34, "Golden frames give other activations than recorded: changed weights, delegate or buffers."),
     FlagRow("CONNECTIVITY_ABNORMAL", "abnormal connectivity", _FAIL, _evidence("residual", _explain_residual),
-            16, 8, 2.0, False, 1000, "A layer does not follow from the one before it as in calibration: broken "
-            "weights, units or buffers, or a picture far from it."),
+            16, 8, 2.0, False, 1000, "A layer does not follow from the one before it as in calibration: "
+            "broken weights, units or buffers, or a picture that is far off."),
     FlagRow("TRACT_BROKEN", "broken tract", _WARN, _evidence("tracts", _explain_tract), 16, 8, 2.0,
             False, 1000, "A voxel is active and what it drives stays silent."),
 )

@@ -124,6 +124,8 @@ def test_conditions_do_what_they_say(world):
     expected = 2 / np.sqrt(np.pi) * stream.SENSOR_NOISE
     np.testing.assert_allclose(changes["idle"], expected, rtol=0.2)
     assert idle.std(axis=0).mean() == pytest.approx(stream.SENSOR_NOISE, rel=0.1)
+    draws = [np.diff(clip(world, "idle", seed=seed), axis=0).ravel() for seed in (0, 1)]
+    assert abs(np.corrcoef(draws)[0, 1]) < 0.05
     assert active.std(axis=0).mean() > 5 * stream.SENSOR_NOISE
     # Corruptions are of the same pictures.
     noisy = clip(world, "noise")

@@ -257,6 +257,9 @@ def bands(tap, band):
     return BandPowers(z, z, np.zeros(2, np.int64), np.zeros(2, np.int64), 1.0)
 
 
+BROKEN = "CONNECTIVITY_ABNORMAL"
+
+
 def broken(root):
     alarming = np.zeros(12 + 8, bool)
     alarming[[root, -1, -2]] = True
@@ -278,14 +281,10 @@ def broken(root):
         ("RHYTHM_ABNORMAL", abnormal("temporal", bands=bands(1, "gamma")), "gamma power of relu_1"),
         ("OUTPUT_ABNORMAL", abnormal("output"), "the model is unsure"),
         ("OUTPUT_ABNORMAL", frame(ratios={"output": 2.0}, entropy=1.25), "entropy 1.25 nats"),
-        ("CONNECTIVITY_ABNORMAL", abnormal("residual"), "a layer does not follow from the one before it"),
-        ("CONNECTIVITY_ABNORMAL", abnormal("residual", connectivity=broken(17)), "relu_1 [1, 0, 1] does not follow"),
-        (
-            "CONNECTIVITY_ABNORMAL",
-            abnormal("residual", connectivity=broken(17)),
-            "drives it; 2 voxels of later layers",
-        ),
-        ("CONNECTIVITY_ABNORMAL", abnormal("residual", connectivity=broken(3)), "[0, 1, 1] is out of its range; 2"),
+        (BROKEN, abnormal("residual"), "a layer does not follow from the one before it"),
+        (BROKEN, abnormal("residual", connectivity=broken(17)), "relu_1 [1, 0, 1] does not follow"),
+        (BROKEN, abnormal("residual", connectivity=broken(17)), "drives it; 2 voxels of later layers"),
+        (BROKEN, abnormal("residual", connectivity=broken(3)), "[0, 1, 1] is out of its range; 2"),
         ("TRACT_BROKEN", abnormal("tracts"), "a tract carries less than it should"),
         ("TRACT_BROKEN", abnormal("tracts", connectivity=broken(17)), "hardly drives relu_1 [1, 1, 1]"),
         ("PROBE_DETACHED", RAISERS["PROBE_DETACHED"], "detail of PROBE_DETACHED"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_monitor.config import FrameSettings
 from edge_monitor.eeg import WINDOWS, log_powers, nearest_profile
+from edge_monitor.errors import ModelError
 from edge_monitor.kernels.consistency import DELAY
 from edge_monitor.offline.baselines import PROFILE_S
 from edge_monitor.offline.calibrate import calibrate
@@ -162,6 +163,8 @@ class Watcher:
         for i, frame in enumerate(clip):
             self._probe.note(t_capture_ns=int(i * 1e9 / FRAME_RATE_HZ))
             self._probe.run(None, {self._input: frame})
+            if len(self._rows) != i + 1:
+                raise ModelError("probe", f"frame {i} was not observed: {self._probe.detach_reason}")
         reports = [self._monitor.step(row) for row in self._rows]
         warm = reports[WARM:]
         states = np.array([report.bands.state for report in warm])

@@ -157,11 +157,14 @@ def impact(
     checkpoint = target.with_name(f"{target.name}.impact")
     with progress_bar() as progress:
         picked, places = pick_frames(stream, known.input_shape, images, progress)
-        classes = read_labels(labels)[places] if labels else None
+        classes = read_labels(labels, places) if labels else None
         try:
             scores = impact_scores(model, known.taps, picked, own, classes, settings, progress, checkpoint)
         except KeyboardInterrupt:
-            err.print(f"stopped; the same command goes on from {checkpoint}", soft_wrap=True)
+            kept = (
+                f"the same command goes on from {checkpoint}" if checkpoint.exists() else "nothing done yet"
+            )
+            err.print(f"stopped; {kept}", soft_wrap=True)
             raise typer.Exit(130) from None
     save_region_map(msgspec.structs.replace(known, impact=scores), target)
     checkpoint.unlink(missing_ok=True)

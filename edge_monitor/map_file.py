@@ -7,6 +7,7 @@ loaded without pickle, and verified before anything uses it.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import zipfile
@@ -151,11 +152,9 @@ def _verify(region_map: RegionMap, name: str) -> None:
     n_voxels = sum(tap.n_voxels for tap in region_map.taps)
     bands = (n_taps, _N_BANDS)
     n_features = [tap.n_features for tap in region_map.taps]
-    n_tracts = sum(
-        a.n_voxels * b.n_voxels for a, b in zip(region_map.taps, region_map.taps[1:], strict=False)
-    )
-    # Tap 0 is predicted by a constant, every other tap from two features for each of the tap before.
-    n_weights = sum(m * n for m, n in zip([1, *(2 * m + 1 for m in n_features)], n_features, strict=False))
+    n_tracts = sum(a.n_voxels * b.n_voxels for a, b in itertools.pairwise(region_map.taps))
+    # Tap 0 is predicted by a constant, every other tap from two features for each of the tap before and one.
+    n_weights = n_features[0] + sum((2 * m + 1) * n for m, n in itertools.pairwise(n_features))
     n_points = region_map.evidence.tail.size
     n_golden = region_map.golden.frames.shape[0] if region_map.golden.frames.ndim else 0
     shapes: dict[str, tuple[int, ...]] = {
@@ -235,6 +234,13 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
         raise MapError(
             name, f"tracts.problems has {len(region_map.tracts.problems)} lines, not {n_transitions}"
         )
+    residual = region_map.residual
+    if (residual.low > residual.high).any():
+        raise MapError(name, "residual.low lies above residual.high")
+    for key in ("weights", "whitening"):
+        array = getattr(residual, key)
+        if (np.abs(array) > np.finfo(np.float32).max).any():
+            raise MapError(name, f"residual.{key} has {np.abs(array).max()}: beyond single precision")
     first = region_map.taps[0].n_voxels
     if region_map.impact is not None and np.isnan(region_map.impact.theta[first:]).any():
         raise MapError(name, "impact.theta is nan for a voxel behind the input")

@@ -111,9 +111,8 @@ class Monitor:
         """Take in one frame's row."""
         vitals = self._vitals.update(row)
         if vitals.missing > GAP_LIMIT:  # the EEG restarts its windows by itself
-            self._connectivity.reset()
-            self._crossmodal.reset()
-            self._evidence.reset()
+            for stage in (self._fmri, self._connectivity, self._crossmodal, self._evidence):
+                stage.reset()
         good = row.nonfinite == 0
         bands = self._eeg.update(row.signals, good, vitals.missing)
         regions = self._fmri.update(row.spatial, good)

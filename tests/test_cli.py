@@ -42,6 +42,7 @@ def home(tmp_path_factory):
     (folder / "model.onnx").write_bytes(models.residual_cnn())
     rng = np.random.default_rng(0)
     np.save(folder / "frames.npy", rng.random((400, 3, 16, 16), dtype=np.float32))
+    np.save(folder / "few.npy", np.zeros(350, int))
     result = edge_monitor("calibrate", "model.onnx", "frames.npy", "-o", "map.npz", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder
@@ -152,6 +153,7 @@ def test_impact_with_labels_and_with_a_payoff_of_ones_own(home, tmp_path):
         (["--max-stderr", "0"], "max_stderr: is 0"),
         (["--labels", "absent.npy"], "absent.npy: holds no labels"),
         (["--labels", "frames.npy"], "frames.npy: holds float32"),
+        (["--labels", "few.npy"], "few.npy: holds 350 labels, none for frame 350"),
         (["--payoff", "absent.py:score"], "absent.py"),
         (["--map", "absent.npz"], "absent.npz: No such file"),
         (["-o", "model.onnx"], "exists and is no region map"),
@@ -449,6 +451,13 @@ def test_absurd_options(home, tmp_path, options, words):
 def test_options_of_frames_do_not_go_with_rows(home, tmp_path):
     line = refused("calibrate", home / "model.onnx", "--rows", tmp_path / "r.mcap", "--rate", "10")
     assert "--rate" in line
+
+
+def test_model_of_two_inputs(home, tmp_path):
+    (tmp_path / "two.onnx").write_bytes(models.two_inputs())
+    np.save(tmp_path / "states.npy", np.zeros((120, 4), np.float32))
+    line = refused("calibrate", tmp_path / "two.onnx", tmp_path / "states.npy", "-o", tmp_path / "map.npz")
+    assert "two.onnx: has 2 inputs (state, image), frames can feed one" in line
 
 
 def test_model_with_an_operator_that_nobody_knows(home, tmp_path):

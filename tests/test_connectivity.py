@@ -330,6 +330,17 @@ def test_one_nan_does_not_stay():
     assert np.isfinite(updated(tracker, rng).residual).all()
 
 
+def test_a_residual_that_overflows_hides_no_other():
+    """Infinity less infinity in the last tap's whitening."""
+    _, residual, tracts = random_tracker()
+    last = residual.whitening[-(N_FEATURES[-1] ** 2) :]
+    last[:] = np.where(np.arange(last.size) // N_FEATURES[-1] % 2, 3e38, -3e38)
+    tracker, rng = ConnectivityTracker(TAPS, residual, tracts), np.random.default_rng(11)
+    answer = updated(tracker, rng, kernel.WARM)
+    assert np.isnan(answer.residual[-1])
+    assert answer.residual_score == answer.residual[1:-1].max()
+
+
 def same(first, second):
     for name in ("residual", "tract_z", "alarming"):
         assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)

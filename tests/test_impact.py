@@ -7,6 +7,7 @@ import sys
 import warnings
 from itertools import count, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import models
 import msgspec
@@ -24,6 +25,7 @@ from edge_monitor.offline.impact import impact_scores
 from edge_monitor.offline.payoff import DECISION_PROBABILITY, Payoff, accuracy
 from edge_monitor.offline.shapley import ShapleySettings
 from edge_monitor.offline.surgery import CutModel
+from edge_monitor.region_map import Runtime
 from edge_monitor.taps.reducer import input_spec, tap_spec
 from edge_monitor.types import TapSpec
 
@@ -306,9 +308,18 @@ def arguments(tmp_path):
 @pytest.mark.parametrize("other", OTHER)
 def test_the_checkpoint_of_another_run_is_refused_and_kept(arguments, other):
     before = arguments["checkpoint"].read_bytes()
-    with pytest.raises(InputError, match=f"state.npz: checkpoint of another run: other {other}$"):
+    with pytest.raises(
+        InputError, match=rf"state\.npz: checkpoint of another run \(other {other}\); remove it"
+    ):
         impact_scores(**arguments | OTHER[other])
     assert arguments["checkpoint"].read_bytes() == before
+
+
+def test_the_checkpoint_of_other_versions_is_refused(arguments, monkeypatch):
+    other = msgspec.structs.replace(Runtime.here(), runtime="onnxruntime 0.0")
+    monkeypatch.setattr("edge_monitor.offline.impact.Runtime", SimpleNamespace(here=lambda: other))
+    with pytest.raises(InputError, match=r"other versions\)"):
+        impact_scores(**arguments)
 
 
 def test_labels_are_part_of_what_a_checkpoint_belongs_to(arguments):

@@ -183,6 +183,16 @@ def test_long_gap_restarts_the_warm_up(region_map):
     assert np.isnan(report.bands.power).all()
 
 
+def test_scores_from_before_a_gap_are_not_repeated_after_it(region_map):
+    monitor = Monitor(region_map)
+    for row in make_rows(region_map, 20):
+        before = monitor.step(row)
+    assert None not in (before.regions.score, before.connectivity.residual_score)
+    after = monitor.step(change(make_rows(region_map, 1, first=40)[0], spatial=None))
+    assert (after.regions.score, after.connectivity.residual_score) == (None, None)
+    assert np.isnan(after.regions.z).all()
+
+
 def test_three_missing_frames_are_held(region_map):
     monitor = Monitor(region_map)
     for row in make_rows(region_map, WARM + 1):
@@ -260,11 +270,11 @@ def test_step_compiles_nothing(region_map):
     if numba.config.DISABLE_JIT:
         pytest.skip("kernels run as Python")
     monitor = Monitor(region_map)
-    from edge_monitor.kernels import consistency, goertzel, surprise, voxels  # noqa: PLC0415
+    from edge_monitor.kernels import connectivity, consistency, goertzel, surprise, voxels  # noqa: PLC0415
 
     kernels = [
         item
-        for module in (consistency, goertzel, surprise, voxels)
+        for module in (connectivity, consistency, goertzel, surprise, voxels)
         for item in vars(module).values()
         if hasattr(item, "signatures")
     ]

@@ -174,6 +174,8 @@ DAMAGED = {
     "a transition without its line": (with_field("tracts.problems", ("",)), "tracts.problems has 1 lines"),
     "weights of other taps": (with_field("residual.weights", np.ones(7)), "residual.weights is float64(7,)"),
     "NaN in the whitening": (with_value("residual.whitening", np.nan), "residual.whitening[0] is nan"),
+    "weight beyond single precision": (with_value("residual.weights", -1e39), "residual.weights has 1e+39"),
+    "bounds the wrong way round": (with_value("residual.low", 9.0), "residual.low lies above residual.high"),
     "no limit": (with_value("residual.limit", 0.0, 2), "residual.limit must be positive, has 0.0"),
     "infinity where NaN is allowed": (with_value("eeg.mean", -np.inf), "eeg.mean[0, 0] is -inf"),
     "negative scale": (with_value("fmri.scale", -2.0), "fmri.scale must be positive, has -2.0"),

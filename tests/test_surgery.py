@@ -12,7 +12,8 @@ import pytest
 from onnx import helper
 
 from edge_monitor.errors import InputError, ModelError
-from edge_monitor.offline.surgery import CutModel, free_batch
+from edge_monitor.offline.model_graph import free_batch
+from edge_monitor.offline.surgery import CutModel
 from edge_monitor.taps.onnx import quiet_options
 from edge_monitor.taps.onnx_graph import find_candidates, read_graph
 

@@ -86,8 +86,12 @@ def test_before_clean_rows_are_seen_nothing_is_watched(seen, traced):
     assert np.isnan(traced.median).all()
     assert np.isnan(traced.scale).all()
     assert np.isnan(traced.active).all()
-    again = watch_tracts(traced, seen.taps, [msgspec.structs.replace(seen.rows[0], spatial=None)])
-    assert np.isnan(again.scale).all()
+    watched = watch_tracts(traced, seen.taps, seen.rows)
+    assert np.isfinite(watched.scale).any()
+    # Rows without blocks, as of a device: what the workstation watched is nothing to go by.
+    again = watch_tracts(watched, seen.taps, [msgspec.structs.replace(seen.rows[0], spatial=None)])
+    for name in ("median", "scale", "active"):
+        assert np.isnan(getattr(again, name)).all(), name
 
 
 def test_an_untraceable_transition_is_named_and_not_watched(tmp_path):
@@ -103,6 +107,27 @@ def test_an_untraceable_transition_is_named_and_not_watched(tmp_path):
         before, behind = transitions(getattr(watched, name), seen.taps)
         assert np.isfinite(before).any(), name
         assert np.isnan(behind).all(), name
+
+
+def test_a_drive_beyond_single_precision_is_named_and_does_not_stop_the_others(tmp_path):
+    """Bounded activations, but thirty gains of 100 in a row: 10^60 at the end of the path."""
+    g = models._Graph(0)
+    g.conv("input", "conv", 3, 4)
+    g.node("Relu", ["conv"], "first")
+    x = "first"
+    for i in range(30):
+        g.node("Mul", [x, g.constant(f"gain{i}", 100.0)], f"loud{i}")
+        g.node("Tanh", [f"loud{i}"], f"tanh{i}")
+        x = f"tanh{i}"
+    g.node("Flatten", [x], "flat")
+    g.gemm("flat", "answer", 256, 2)
+    data = g.model([("input", [1, 3, 8, 8])], [("answer", [1, 2])])
+    seen = look(tmp_path, data, 20, (3, 8, 8), ["first", "tanh29"])
+    traced = trace_tracts(seen)
+    assert traced.problems == ("", "first -> tanh29: tracts: finite in none of 20 frames")
+    before, behind = transitions(traced.strength, seen.taps)
+    assert np.isfinite(before).all()
+    assert np.isnan(behind).all()
 
 
 def test_a_model_that_cannot_be_traced_at_all_is_still_calibrated(seen):

@@ -498,7 +498,7 @@ def test_frames_that_are_not_finite_are_left_out():
     live = fit_live(exact, source, target)
     np.testing.assert_array_equal(live.gain, clean.gain)
     np.testing.assert_array_equal(live.fidelity, clean.fidelity)
-    with pytest.raises(InputError, match="none of 60 frames is finite"):
+    with pytest.raises(InputError, match="tracts: finite in none of 60 frames"):
         fit_live(np.full_like(exact, np.nan), source, target)
     with pytest.raises(InputError, match="do not fit"):
         fit_live(exact, source[:, :2], target)

@@ -9,10 +9,7 @@ from _cifar10_measure import QUICK, SETTLED, WARM
 from _cifar10_results import Study
 from _cifar10_sections import (
     crossmodal_section,
-    deletion_finding,
     impact_section,
-    percent,
-    separation,
     signature_section,
     state_section,
     tract_section,
@@ -26,6 +23,7 @@ from _cifar10_stream import (
     SENSOR_NOISE,
     ZOOM,
 )
+from _cifar10_words import deletion_finding, percent, separation
 from _cifar10_worlds import RoadWorld
 from _study_deletion import RANDOM_ORDERS
 

@@ -39,13 +39,13 @@ ALARMING, UNDER = range(2)
 SOURCE, CLOSED = range(2)
 
 SMOOTHING = 2.0 / (8 + 1)
-"""Weight of a new residual: an exponentially weighted mean over 8 frames (D10)."""
+"""Weight of a new residual: an exponentially weighted mean over 8 blocks (D10)."""
 WARM = 8
-"""Frames until the smoothed residual counts."""
+"""Blocks until the smoothed residual counts."""
 SILENT, STEEPEST = 1e-30, 500.0
 """Bounds of what enters a logarithm or exponential; far outside of anything a network does."""
 CLIP = 20.0
-"""Largest residual of one feature and frame: one wild value may not outlast its fault for long."""
+"""Largest residual of one feature and block: one wild value may not outlast its fault for long."""
 
 
 @kernel(
@@ -172,7 +172,7 @@ def residuals(
         for k in range(n):
             squares += float(directions[k]) * float(directions[k])
         out_residual[tap] = math.sqrt(squares)
-        if tap > 0 and not out_residual[tap] <= largest:  # also true while the largest is NaN
+        if tap > 0 and (math.isnan(largest) or out_residual[tap] > largest):
             largest = out_residual[tap]
     return largest
 

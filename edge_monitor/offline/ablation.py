@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline.payoff import Outputs, Payoff
-from edge_monitor.offline.surgery import CutModel
+from edge_monitor.offline.surgery import CHUNK, CutModel
 from edge_monitor.taps.onnx import find_observed_input, open_session, quiet_options
 from edge_monitor.types import BoolArray, FloatArray, TapSpec
-
-CHUNK = 32
-"""Frames run together: always the same ones, so that no payoff depends on what ran before."""
 
 CUT_TOLERANCE = 1e-3
 """Share of the outputs, summed over all frames, by which the cut model may differ from the whole one.
@@ -79,6 +76,7 @@ class Game:
         """Answers with only the voxels of the coalition (n_voxels,) active."""
         absent = [voxel for voxel, active in zip(self._voxels, coalition, strict=True) if not active]
         parts = []
+        # The same frames together every time: no payoff may depend on what ran before.
         for start in range(0, len(self._activations), CHUNK):
             part = slice(start, start + CHUNK)
             intact = self._activations[part]

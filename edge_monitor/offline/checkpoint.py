@@ -109,5 +109,7 @@ class Checkpoint:
             raise InputError(path, f"checkpoint has format {found}, this version reads {FORMAT}")
         other = [name for name, value in self._identity.items() if identity.get(name) != value]
         if other:
-            raise InputError(path, f"checkpoint of another run: other {', '.join(other)}")
+            raise InputError(
+                path, f"checkpoint of another run (other {', '.join(other)}); remove it to start anew"
+            )
         return states

@@ -23,6 +23,7 @@ from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 def describe_map(region_map: RegionMap) -> RenderableType:
     """Provenance, layer signatures, and thresholds of a map."""
     origin = region_map.provenance
+    station, device = origin.workstation, origin.device
     facts = Table.grid(padding=(0, 2))
     for key, value in (
         ("model", f"{origin.model}  sha256 {origin.model_sha256[:16]}…"),
@@ -31,8 +32,8 @@ def describe_map(region_map: RegionMap) -> RenderableType:
             f"{origin.source}, {origin.frames_fit} frames fitted, {origin.frames_held_out} held out",
         ),
         ("frame rate", f"{origin.frame_rate_hz:g} Hz, bands on the {region_map.eeg.scale_mode} scale"),
-        ("workstation", f"{origin.workstation.runtime}, {origin.workstation.machine}"),
-        ("device", f"{origin.device.runtime}, {origin.device.machine}"),
+        ("workstation", f"{station.runtime}, {station.machine}: tracts, ridge weights, golden frames"),
+        ("device", f"{device.runtime}, {device.machine}: baselines, thresholds"),
         ("impact scores", _impact(region_map)),
         ("tracts", _tracts(region_map)),
         ("golden frames", str(len(region_map.golden.frames))),

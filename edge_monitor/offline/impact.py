@@ -21,7 +21,7 @@ from edge_monitor.offline.checkpoint import Checkpoint
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.payoff import DECISION_PROBABILITY, Payoff, accuracy
 from edge_monitor.offline.shapley import Shapley, ShapleySampler, ShapleySettings
-from edge_monitor.region_map import Impact
+from edge_monitor.region_map import Impact, Runtime
 from edge_monitor.taps.onnx_graph import load_model
 from edge_monitor.types import IntArray, TapSpec
 
@@ -130,6 +130,7 @@ def _identity(
         "frames": f"{frames.shape} {hashlib.sha256(contiguous.data).hexdigest()}",
         "payoff or labels": f"{payoff.name} {payoff.digest}",
         **{name: repr(value) for name, value in msgspec.structs.asdict(settings).items()},
+        "versions": repr(Runtime.here()),
     }
 
 

@@ -57,7 +57,7 @@ def fit_live(exact: FloatArray, source: FloatArray, target: FloatArray) -> LiveT
     finite = np.isfinite(exact).all((1, 2)) & np.isfinite(source).all(1) & np.isfinite(target).all(1)
     exact, source, target = exact[finite], source[finite], target[finite]
     if len(exact) == 0:
-        raise InputError("tracts", f"none of {finite.size} frames is finite")
+        raise InputError("tracts", f"finite in none of {finite.size} frames")
     half = (len(exact) + 1) // 2
     gate = np.stack(
         [_fit_gate(exact[:half, :, h], source[:half], target[:half, h]) for h in range(exact.shape[2])]

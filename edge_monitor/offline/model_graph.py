@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
 import onnxruntime
+from onnx import numpy_helper
 
 from edge_monitor.errors import ModelError
 from edge_monitor.taps.onnx import quiet_options
@@ -60,7 +62,38 @@ def submodel(
     return bytes(part.SerializeToString())
 
 
-def open_model(data: bytes, threads: int) -> onnxruntime.InferenceSession:
+def free_batch(data: bytes) -> bytes:
+    """Return the same model with a free batch axis.
+
+    The first axis of inputs and outputs becomes free, recorded shapes inside are forgotten, and a
+    Reshape to a constant shape (1, ...) keeps its input's first axis instead.
+    """
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    del graph.value_info[:]
+    for value in [*real_inputs(graph), *graph.output]:
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    moving = set(data_tensors(graph))
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[0] not in moving or node.input[1] not in constants:
+            continue
+        shape = numpy_helper.to_array(constants[node.input[1]])
+        if shape.size and shape[0] == 1 and 0 not in shape[1:]:
+            patched = np.concatenate([[0], shape[1:]]).astype(np.int64)
+            name = f"{node.output[0]}_shape"
+            graph.initializer.append(numpy_helper.from_array(patched, name))
+            node.input[1] = name
+    return bytes(model.SerializeToString())
+
+
+def open_model(data: bytes) -> onnxruntime.InferenceSession:
     """Session of a whole model or of a part.
 
     Raises
@@ -69,6 +102,6 @@ def open_model(data: bytes, threads: int) -> onnxruntime.InferenceSession:
         The runtime refuses it.
     """
     try:
-        return onnxruntime.InferenceSession(data, quiet_options(threads))
+        return onnxruntime.InferenceSession(data, quiet_options())
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ModelError("model", f"cannot be run ({str(error).splitlines()[0]})") from error

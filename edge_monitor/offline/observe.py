@@ -76,7 +76,7 @@ def observe(
     Raises
     ------
     ModelError
-        The model cannot be tapped, or its answers change when it is.
+        The model cannot be tapped, its answers change when it is, or it has several inputs.
     InputError
         There are no frames.
     """
@@ -85,8 +85,12 @@ def observe(
     probe = Probe.onnx(model, taps=tap_names, on_row=rows.append, sess_options=quiet_options())
     if not probe.attached:
         raise ModelError(model, f"the probe does not attach: {probe.detach_reason}")
-    name = probe.get_inputs()[0].name
-    frames = FrameSource(settings, input_type(probe.get_inputs()[0])[0][1:])
+    inputs = probe.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(argument.name for argument in inputs)
+        raise ModelError(model, f"has {len(inputs)} inputs ({names}), frames can feed one")
+    name = inputs[0].name
+    frames = FrameSource(settings, input_type(inputs[0])[0][1:])
     total = frames.length
     stride = max(1, (total or 10_000) // N_GOLDEN)
     spacing = max(1, (total or 10_000) // N_IMAGES)
@@ -97,8 +101,6 @@ def observe(
         outputs = probe.run(None, {name: frame.array})
         if not probe.attached:
             raise ModelError(model, f"the probe detached at frame {i}: {probe.detach_reason}")
-        if len(rows) != i + 1:
-            raise ModelError(model, f"frame {i} was not observed: its input is not a float32 batch of 1")
         if i % stride == 0 and len(golden) < N_GOLDEN:
             flat = np.concatenate([np.ravel(output).astype(np.float64) for output in outputs])
             golden.append((frame.array[0], flat, rows[-1].signals))
@@ -110,7 +112,7 @@ def observe(
     progress("observe", len(rows), len(rows))
     if not rows:
         raise InputError(settings.frames, "holds no frames")
-    inputs, answers, signals = (np.stack(column) for column in zip(*golden, strict=True))
+    golden_frames, answers, signals = (np.stack(column) for column in zip(*golden, strict=True))
     return Observed(
         model=model.name,
         model_sha256=hashlib.sha256(data).hexdigest(),
@@ -119,7 +121,9 @@ def observe(
         frame_rate_hz=settings.frame_rate_hz,
         taps=probe.taps,
         rows=rows,
-        golden=Golden(inputs, answers, signals, GOLDEN_TOLERANCE * max(1.0, float(np.abs(answers).max()))),
+        golden=Golden(
+            golden_frames, answers, signals, GOLDEN_TOLERANCE * max(1.0, float(np.abs(answers).max()))
+        ),
         device=Runtime.here(),
         model_bytes=data,
         images=Images(*(np.stack(column) for column in zip(*images, strict=True))),
@@ -190,13 +194,13 @@ def pick_frames(
     return np.stack(picked), np.array(sorted(wanted), np.int64)
 
 
-def read_labels(path: Path) -> IntArray:
-    """Classes (n,) from an ``.npy`` file, or from ``labels`` in an ``.npz``.
+def read_labels(path: Path, places: IntArray) -> IntArray:
+    """Classes of the frames at ``places`` (n,), from an ``.npy`` file or from ``labels`` in an ``.npz``.
 
     Raises
     ------
     InputError
-        The file cannot be read, or holds no row of integers.
+        The file cannot be read, or holds no row of integers, or none for some of the places.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -205,7 +209,9 @@ def read_labels(path: Path) -> IntArray:
         raise InputError(path, f"holds no labels ({error})") from error
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(path, f"holds {labels.dtype}{labels.shape}, not a row of integers")
-    return labels.astype(np.int64)
+    if len(labels) <= places.max():
+        raise InputError(path, f"holds {len(labels)} labels, none for frame {places.max()}")
+    return labels[places].astype(np.int64)
 
 
 def _read_model(model: Path) -> bytes:

@@ -9,10 +9,11 @@ import numpy as np
 
 from edge_monitor.offline import plots_map
 from edge_monitor.offline.page import Figure, Section, Table, csv_text, decimals, number
+from edge_monitor.offline.tract_baseline import FAITHFUL
 from edge_monitor.region_map import RegionMap
 from edge_monitor.types import BoolArray, FloatArray
 
-RELIABLE = 0.9
+RELIABLE = FAITHFUL
 """Correlation of a tract's live estimate with the exact one from which it can be relied on."""
 STRONG = 0.25
 """Share of a transition's strongest tract from which a tract counts as strong here."""

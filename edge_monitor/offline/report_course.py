@@ -18,7 +18,6 @@ from edge_monitor.types import BANDS, CHANNELS, FlagStatus, FloatArray
 CSV_CELLS = 60_000
 """Numbers behind one figure: more of them would outweigh the page."""
 _FLAG_ROWS = {row.code: row for row in FLAGS}
-_FLAG_ROWS = {row.code: row for row in FLAGS}
 
 
 def health_section(watched: Watched, axis: Axis) -> Section:

@@ -54,11 +54,11 @@ def _missing(region_map: RegionMap, transitions: tuple[Transition, ...]) -> Iter
     for transition in transitions:
         if transition.problem:
             yield f"Tracts {transition.name} are not known: {transition.problem}"
-        elif not transition.reliable.any():
+        elif not transition.watched.any():
             yield f"Tracts {transition.name} are traced, but no live estimate follows them: none is watched."
     for channel, threshold in zip(CHANNELS, region_map.evidence.threshold, strict=True):
         if np.isnan(threshold):
-            yield f"The evidence channel “{channel}” is off: it never varied in calibration."
+            yield f"The evidence channel “{channel}” is off: calibration saw no score of it that varied."
 
 
 def _densities(region_map: RegionMap) -> Section:

@@ -42,7 +42,7 @@ class ShapleySettings(msgspec.Struct, frozen=True):
     Raises
     ------
     InputError
-        Fewer than two pairs, which have no standard error; a bound that is not positive.
+        Fewer than two pairs, which have no standard error; a bound that is not positive, a negative seed.
     """
 
     pairs: int = 128

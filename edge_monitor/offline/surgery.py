@@ -14,17 +14,18 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edge_monitor.errors import InputError, ModelError
-from edge_monitor.offline.model_graph import data_tensors, open_model, reads, real_inputs, submodel
+from edge_monitor.offline.model_graph import data_tensors, free_batch, open_model, reads, submodel
 from edge_monitor.taps.onnx import input_type
 from edge_monitor.taps.onnx_graph import add_outputs
 
 TOLERANCE = 1e-5
 """The halves may differ from the whole model by this, relative to its largest output."""
 
-_CHUNK = 32  # frames a run: larger batches gain nothing and cost memory
+CHUNK = 32
+"""Frames a run: larger batches gain nothing and cost memory."""
 
 
 class _Suffix(NamedTuple):
@@ -48,8 +49,6 @@ class CutModel:
         An ONNX model with one float32 input; its batch axis may be fixed to 1.
     tap : str
         A post-activation tensor (`find_candidates`).
-    threads : int
-        Threads of each session.
 
     Attributes
     ----------
@@ -70,11 +69,10 @@ class CutModel:
     prefix: bytes
     suffix: bytes
 
-    def __init__(self, data: bytes, tap: str, threads: int = 1) -> None:
+    def __init__(self, data: bytes, tap: str) -> None:
         add_outputs(data, [tap])  # refuses what is no tap, naming the nearest
         self.tap = tap
-        self._threads = threads
-        whole = open_model(data, self._threads)
+        whole = open_model(data)
         arguments = whole.get_inputs()
         if len(arguments) != 1:
             names = ", ".join(argument.name for argument in arguments)
@@ -91,7 +89,7 @@ class CutModel:
         noise *= np.array([1, 16, 128], np.float32).reshape(-1, *[1] * len(shape[1:]))
         expected = _run(whole, self._outputs, {self._input: noise}, 1)
         try:
-            batched = self._split(free_batch(data), noise, expected, _CHUNK)
+            batched = self._split(free_batch(data), noise, expected, CHUNK)
         except Exception:  # noqa: BLE001 - the runtime's errors have no base: a graph made for one frame
             batched = False
         if not batched and not self._split(data, noise, expected, 1):
@@ -169,7 +167,7 @@ class CutModel:
         self._read = [name for name in dict.fromkeys([self.tap, *self.carried]) if name != self._input]
         inputs = [value for value in model.graph.input if value.name == self._input]
         self.prefix = submodel(model, model.graph.node, inputs, self._read)
-        self._before = open_model(self.prefix, self._threads)
+        self._before = open_model(self.prefix)
         activations, carried = self.before(noise)
         values = {self._entry: activations} | {name: carried[name] for name in self._crossing}
         inputs = [
@@ -181,39 +179,8 @@ class CutModel:
             for name, value in values.items()
         ]
         self.suffix = submodel(model, cut.nodes, inputs, self._computed)
-        self._after = open_model(self.suffix, self._threads)
+        self._after = open_model(self.suffix)
         return all(map(_agree, self.after(activations, carried), expected))
-
-
-def free_batch(data: bytes) -> bytes:
-    """Return the same model with a free batch axis.
-
-    The first axis of inputs and outputs becomes free, recorded shapes inside are forgotten, and a
-    Reshape to a constant shape (1, ...) keeps its input's first axis instead.
-    """
-    model = onnx.load_from_string(data)
-    graph = model.graph
-    del graph.value_info[:]
-    for value in [*real_inputs(graph), *graph.output]:
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {
-        node.output[0]: node.attribute[0].t
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    moving = set(data_tensors(graph))
-    for node in graph.node:
-        if node.op_type != "Reshape" or node.input[0] not in moving or node.input[1] not in constants:
-            continue
-        shape = numpy_helper.to_array(constants[node.input[1]])
-        if shape.size and shape[0] == 1 and 0 not in shape[1:]:
-            patched = np.concatenate([[0], shape[1:]]).astype(np.int64)
-            name = f"{node.output[0]}_shape"
-            graph.initializer.append(numpy_helper.from_array(patched, name))
-            node.input[1] = name
-    return bytes(model.SerializeToString())
 
 
 def _find_suffix(model: onnx.ModelProto, tap: str) -> _Suffix:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from scipy.special import log_expit
 
-from edge_monitor.errors import ModelError
+from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline.baselines import TINY, robust
 from edge_monitor.offline.live_tracts import fit_live
 from edge_monitor.offline.observe import Observed, Progress, silent
@@ -25,7 +25,8 @@ ACTIVE = 0.05
 def trace_tracts(observed: Observed, progress: Progress = silent) -> TractBaseline:
     """Trace the observed images and fit the live estimates; `watch_tracts` adds the baselines.
 
-    A transition that cannot be traced gets no strengths and a line in ``problems``.
+    A transition that cannot be traced, or whose drive is beyond single precision in every image, gets no
+    strengths and a line in ``problems``.
     """
     taps, images = observed.taps, observed.images
     n_voxels = [tap.n_voxels for tap in taps]
@@ -35,14 +36,14 @@ def trace_tracts(observed: Observed, progress: Progress = silent) -> TractBaseli
     exact: list[list[FloatArray]] = [[] for _ in strength]
     try:
         tracer = TractTracer(observed.model_bytes, taps)
-        problems = tracer.problems
+        problems = list(tracer.problems)
         for i, frame in enumerate(images.frames):
             for matrices, matrix in zip(exact, tracer.trace(frame), strict=True):
                 if matrix is not None:
                     matrices.append(matrix)
             progress("tracts", i + 1, len(images.frames))
     except ModelError as error:  # a model that cannot be opened in parts can be watched all the same
-        problems = (str(error),) * len(strength)
+        problems = [str(error)] * len(strength)
     counts = np.concatenate([tap.voxel_counts() for tap in taps])
     drive = 0.5 * (images.voxels[:, :, 0] + images.voxels[:, :, 1])
     mean = images.voxels[:, :, 1] / counts
@@ -51,7 +52,11 @@ def trace_tracts(observed: Observed, progress: Progress = silent) -> TractBaseli
         if problems[k]:
             continue
         source, target = (slice(*first[place : place + 2]) for place in (k, k + 1))
-        live = fit_live(np.stack(matrices), drive[:, source], mean[:, target])
+        try:
+            live = fit_live(np.stack(matrices), drive[:, source], mean[:, target])
+        except InputError as error:
+            problems[k] = f"{taps[k].name} -> {taps[k + 1].name}: {error}"
+            continue
         gate[target] = live.gate
         strength[k], fidelity[k] = live.strength.ravel(), live.fidelity.ravel()
     nothing = np.full(sum(a * b for a, b in pairwise(n_voxels)), np.nan)
@@ -62,7 +67,7 @@ def trace_tracts(observed: Observed, progress: Progress = silent) -> TractBaseli
         median=nothing,
         scale=nothing,
         active=np.full(sum(n_voxels), np.nan),
-        problems=problems,
+        problems=tuple(problems),
         images=len(images.frames),
     )
 
@@ -71,11 +76,13 @@ def watch_tracts(traced: TractBaseline, taps: tuple[TapSpec, ...], rows: list[St
     """Add what clean rows say: when a source voxel is active, and the normal range of its live tracts then.
 
     A tract whose live estimate is not faithful (`FAITHFUL`), that carries nothing, or whose source never
-    speaks gets no scale: it is not watched.
+    speaks gets no scale: it is not watched. Without a row that tells about all taps none is.
     """
     blocks = [row.spatial for row in rows if row.spatial is not None and row.spatial.taps.all()]
+    median, scale = np.full((2, traced.strength.size), np.nan)
     if not blocks:
-        return traced
+        silent_sources = np.full(len(traced.gate), np.nan)
+        return msgspec.structs.replace(traced, median=median, scale=scale, active=silent_sources)
     sums = np.stack([block.voxels / block.frames for block in blocks])
     counts = np.concatenate([tap.voxel_counts() for tap in taps])
     positive = 0.5 * (sums[:, :, 0] + sums[:, :, 1])
@@ -86,7 +93,6 @@ def watch_tracts(traced: TractBaseline, taps: tuple[TapSpec, ...], rows: list[St
     )
     drive[~(drive >= active)] = np.nan  # the device looks at active sources alone
     openness = log_expit(traced.gate[:, 0] + traced.gate[:, 1] * sums[:, :, 1] / counts)
-    median, scale = np.full((2, traced.strength.size), np.nan)
     watched = (traced.fidelity >= FAITHFUL) & (traced.strength > 0)
     source, start = 0, 0
     for a, b in pairwise(taps):

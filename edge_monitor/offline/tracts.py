@@ -33,8 +33,6 @@ class TractTracer:
         An ONNX model with one input.
     taps : tuple of TapSpec
         The network's input, then the tapped tensors, as the probe gives them.
-    threads : int
-        Threads of each session.
 
     Attributes
     ----------
@@ -49,11 +47,10 @@ class TractTracer:
 
     problems: tuple[str, ...]
 
-    def __init__(self, data: bytes, taps: tuple[TapSpec, ...], threads: int = 1) -> None:
+    def __init__(self, data: bytes, taps: tuple[TapSpec, ...]) -> None:
         add_outputs(data, [tap.name for tap in taps[1:]])  # refuses what is no tap, naming the nearest
         model = onnx.load_from_string(data)
-        self._threads = threads
-        arguments = open_model(data, threads).get_inputs()
+        arguments = open_model(data).get_inputs()
         if [argument.name for argument in arguments] != [taps[0].name]:
             names = ", ".join(argument.name for argument in arguments)
             raise ModelError("model", f"must have {taps[0].name} as its only input, has {names}")
@@ -72,7 +69,7 @@ class TractTracer:
         for index, ((a, b), path) in enumerate(zip(pairwise(taps), paths, strict=True)):
             try:
                 tract = build_tract(model, path, a.name, b.name, a.n_voxels, values)
-                self._tracts.append((tract, open_model(tract.model, threads)))
+                self._tracts.append((tract, open_model(tract.model)))
             except ModelError as error:
                 self._tracts.append(None)
                 problems[index] = str(error)
@@ -81,7 +78,7 @@ class TractTracer:
         wanted |= dict.fromkeys(name for tract in self._tracts if tract for name in tract[0].forward)
         del wanted[self._input]
         self._wanted = list(wanted)
-        self._forward = self._open_forward(model, self._wanted)
+        self._forward = _open_forward(model, self._wanted)
 
     def trace(self, frame: NDArray[np.float32]) -> list[FloatArray | None]:
         """Trace one frame.
@@ -126,12 +123,13 @@ class TractTracer:
         for path in paths:
             names |= dict.fromkeys(name for node in path.nodes for name in (*node.input, *node.output))
         wanted = [name for name in names if name and name not in values]
-        session = self._open_forward(model, wanted)
+        session = _open_forward(model, wanted)
         return values | dict(zip(wanted, session.run(wanted, {self._input: frame}), strict=True))
 
-    def _open_forward(self, model: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
-        part = submodel(model, model.graph.node, real_inputs(model.graph), names)
-        return open_model(part, self._threads)
+
+def _open_forward(model: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
+    """Session that gives tensors of the model's forward pass."""
+    return open_model(submodel(model, model.graph.node, real_inputs(model.graph), names))
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -202,7 +202,7 @@ def _explain_residual(f: Findings) -> str:
         return "a layer does not follow from the one before it"
     tap, place = locate(f.taps, f.connectivity.root)
     under = int(f.connectivity.under.sum())
-    others = f"; {under} voxels of later layers alarm under it" if under else ""
+    others = f"; alarms of later layers under it: {under}" if under else ""
     if tap is f.taps[0]:
         return f"{tap.name} {list(place)} is out of its range{others}"
     return f"{tap.name} {list(place)} does not follow from what drives it{others}"

@@ -32,8 +32,12 @@ def chromium(page, *options, timeout=60):
     return done.stdout
 
 
-def screenshot(page, path, width=1100, height=3000):
-    chromium(page, f"--screenshot={path}", f"--window-size={width},{height}")
+SIZE = "--window-size=1100,3000"
+
+
+def screenshot(page, path, *options):
+    """Picture of a page; ``options`` of the same start of the browser, which is what takes the time."""
+    chromium(page, f"--screenshot={path}", SIZE, *options)
     return path
 
 
@@ -44,4 +48,4 @@ def measured(page, script):
     assert "default-src" in policy
     copy = Path(f"{page}.measured.html")
     copy.write_text(f"<!DOCTYPE html>{rest}<script>{script}</script>", encoding="utf-8")
-    return chromium(copy, "--window-size=1100,3000", "--dump-dom")
+    return chromium(copy, SIZE, "--dump-dom")

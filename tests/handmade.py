@@ -4,6 +4,7 @@ import numpy as np
 
 from edge_monitor.types import (
     BandPowers,
+    Connectivity,
     Consistency,
     Evidence,
     FlagState,
@@ -55,6 +56,13 @@ def bands(power, score):
 
 def regions(score, input_score):
     return RegionScores(np.zeros(2), np.zeros(2), np.zeros(2), None, None, score, input_score)
+
+
+def connectivity(residual, root):
+    """Voxel 1 of three alarms under the root; the tract from voxel 0 to voxel 2 is the weakest."""
+    marked = np.array([False, True, False])
+    known = np.asarray(residual, float)
+    return Connectivity(known, np.array([-2.5, np.nan]), marked, marked, root, (0, 2), None, 2.5)
 
 
 def consistency(score):

@@ -14,8 +14,9 @@ from edge_monitor.errors import InputError
 from edge_monitor.map_file import from_bytes, to_bytes
 from edge_monitor.offline.baselines import band_powers
 from edge_monitor.offline.calibrate import calibrate
-from edge_monitor.offline.observe import observe, silent
+from edge_monitor.offline.observe import Images, observe, silent
 from edge_monitor.pipeline import Monitor
+from edge_monitor.region_map import Impact
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.types import CHANNELS, HealthState
@@ -74,6 +75,50 @@ def test_thresholds_come_from_the_held_out_part_alone(clean):
 def test_a_smaller_budget_raises_every_threshold(clean, region_map):
     strict = calibrate(clean, CalibrationSettings(alarms_per_hour=0.01))
     assert (strict.evidence.threshold > region_map.evidence.threshold).all()
+
+
+def test_rows_of_a_device_keep_what_only_the_workstation_can_tell(clean, region_map):
+    """Tracts, ridge and impact stay; baselines and thresholds are the device's."""
+    n_voxels, n_taps = region_map.fmri.median.size, len(region_map.taps)
+    impact = Impact(
+        *(np.linspace(0, 1, n_voxels) for _ in range(3)),
+        *(np.ones(n_taps - 1) for _ in range(3)),
+        np.array([4.0]),
+        np.ones((1, n_voxels)),
+        "accuracy",
+        images=8,
+        evaluations=9,
+        seed=0,
+    )
+    workshop = msgspec.structs.replace(region_map.provenance.workstation, machine="workshop")
+    origin = msgspec.structs.replace(region_map.provenance, workstation=workshop)
+    known = msgspec.structs.replace(region_map, impact=impact, provenance=origin)
+    louder = [
+        msgspec.structs.replace(
+            row, spatial=msgspec.structs.replace(row.spatial, voxels=row.spatial.voxels * 1.1)
+        )
+        for row in clean.rows
+    ]
+    recorded = msgspec.structs.replace(
+        clean,
+        rows=louder,
+        images=Images(clean.images.frames[:0], np.empty((0, 0, 3))),
+        device=msgspec.structs.replace(clean.device, machine="device"),
+        workstation=known,
+    )
+    found = calibrate(recorded)
+    assert found.impact is impact
+    assert (found.provenance.workstation.machine, found.provenance.device.machine) == ("workshop", "device")
+    for section, kept, fitted in (
+        ("tracts", ("strength", "fidelity", "gate", "problems", "images"), ("median", "active")),
+        ("residual", ("floor", "low", "high", "weights"), ("whitening", "limit")),
+        ("fmri", (), ("median",)),
+    ):
+        before, after = getattr(known, section), getattr(found, section)
+        for name in kept:
+            np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
+        for name in fitted:
+            assert not np.array_equal(getattr(after, name), getattr(before, name), equal_nan=True), name
 
 
 def test_short_data_is_said_in_plain_words(region_map):

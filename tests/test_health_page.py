@@ -61,7 +61,7 @@ def full_report():
         bands=bands([[1.0]], 0.1),
         regions=regions(1e-300, 2.5),
         consistency=replace(consistency(0.75), agreement=0.5),
-        evidence=evidence([math.nan, 0.1, 1.7, 0.2]),
+        evidence=evidence([math.nan, 0.1, 1.2, 0.2, 1.7, math.nan]),
     )
 
 
@@ -112,7 +112,7 @@ def test_the_worst_flag_is_the_most_severe_not_the_first(sink, reader):
 
 
 def test_unknown_numbers_are_nan(sink, reader):
-    sink.write(Tick(1), now(-1, vital=vitals(rate_hz=None), evidence=evidence([math.nan] * 4)))
+    sink.write(Tick(1), now(-1, vital=vitals(rate_hz=None), evidence=evidence([math.nan] * 6)))
     page = reader.read().page
     names = [name for name, code in FIELDS if code == "d"]
     assert len(names) == 8

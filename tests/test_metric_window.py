@@ -46,7 +46,7 @@ def test_scores_have_their_names():
             bands=bands([[1.0] * 5], 1.0),
             regions=regions(2.0, 3.0),
             consistency=consistency(4.0),
-            evidence=evidence([5.0, 6.0, NAN, 8.0]),
+            evidence=evidence([5.0, 6.0, NAN, 8.0, 9.0, 10.0]),
         ),
     )
     window = builder.build(skipped=0)
@@ -60,6 +60,8 @@ def test_scores_have_their_names():
         "input": 5.0,
         "spatial": 6.0,
         "output": 8.0,
+        "residual": 9.0,
+        "tracts": 10.0,
     }
 
 

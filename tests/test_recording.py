@@ -53,8 +53,9 @@ def full_report(item, **fields):
         views = {
             "bands": replace(handmade.bands(power, 0.5), state=np.array([0, -1, 4])),
             "regions": replace(handmade.regions(1.5, None), density=density, tap_score=density, worst=2),
+            "connectivity": handmade.connectivity([np.nan, 1.5, 0.5], 1),
             "consistency": handmade.consistency(0.7),
-            "evidence": handmade.evidence([0.1, np.nan, 0.3, 0.4]),
+            "evidence": handmade.evidence([0.1, np.nan, 0.3, 0.4, 0.5, np.nan]),
         }
     flags = [handmade.flag("NON_FINITE"), handmade.flag("INPUT_FROZEN")]
     return replace(handmade.report(flags=flags, **views, **fields), t_ns=item.t_ns)
@@ -236,7 +237,7 @@ def test_schemas_are_flat_and_messages_keep_to_them(tmp_path):
     record(tmp_path / "x.mcap", [*drive(30), (WILD, loud)], lost={3})
     found = messages(tmp_path / "x.mcap")
     assert {topic for topic, _, _ in found} == {
-        *("/row", "/tick", "/event", "/digest", "/lost", "/health", "/regions", "/log"),
+        *("/row", "/tick", "/event", "/digest", "/lost", "/health", "/regions", "/connectivity", "/log"),
         *("/taps/input/bands", "/taps/conv1/Relu_output_0/bands", "/taps/relu 2/bands"),
     }
     for topic, schema, data in found:
@@ -261,6 +262,11 @@ def test_views_say_what_the_report_said(tmp_path):
     assert found["/regions"]["density"] == [1.0, 0.0, 3.0]
     assert found["/regions"]["density_nan"] == [1]
     assert "input_score" not in found["/regions"]
+    connectivity = found["/connectivity"]
+    assert (connectivity["residual"], connectivity["residual_nan"]) == ([0.0, 1.5, 0.5], [0])
+    assert (connectivity["root"], connectivity["alarming"], connectivity["under"]) == (1, [1], [1])
+    assert (connectivity["weakest_source"], connectivity["weakest_target"]) == (0, 2)
+    assert (connectivity["tract_score"], "residual_score" in connectivity) == (2.5, False)
     assert found["/log"]["timestamp"] == {"sec": 0, "nsec": 231_000_000}
     assert found["/log"]["message"] == 'NON_FINITE inactive->confirmed "cause 7" frame=7 ratio=2'
 
@@ -274,7 +280,8 @@ def test_views_come_at_5_hz_and_health_at_every_change(tmp_path):
     record(tmp_path / "x.mcap", reports())
     topics = [topic for topic, _, _ in messages(tmp_path / "x.mcap")]
     assert topics.count("/row") == topics.count("/digest") == 31
-    assert topics.count("/regions") == topics.count("/taps/input/bands") == 6  # frames 0, 6, 12, ...
+    views = ("/regions", "/connectivity", "/taps/input/bands")
+    assert [topics.count(topic) for topic in views] == [6, 6, 6]  # frames 0, 6, 12, ...
     assert topics.count("/health") == 6 + 2
 
 
@@ -587,9 +594,11 @@ def test_equal_reports_have_equal_digests():
         {"bands": None},
         {"consistency": handmade.consistency(np.nextafter(0.7, 1.0))},
         {"vitals": handmade.vitals(rate_hz=None)},
-        {"evidence": handmade.evidence([0.1, np.nan, 0.3, np.nextafter(0.4, 1.0)])},
-        {"evidence": handmade.evidence([0.1, np.inf, 0.3, 0.4])},
-        {"evidence": handmade.evidence([[0.1, np.nan], [0.3, 0.4]])},
+        {"connectivity": handmade.connectivity([np.nan, 1.5, np.nextafter(0.5, 1.0)], 1)},
+        {"connectivity": handmade.connectivity([np.nan, 1.5, 0.5], None)},
+        {"evidence": handmade.evidence([0.1, np.nan, 0.3, 0.4, np.nextafter(0.5, 1.0), np.nan])},
+        {"evidence": handmade.evidence([0.1, np.inf, 0.3, 0.4, 0.5, np.nan])},
+        {"evidence": handmade.evidence([[0.1, np.nan, 0.3], [0.4, 0.5, np.nan]])},
     ],
     ids=lambda change: next(iter(change)),
 )

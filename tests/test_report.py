@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import models
 import numpy as np
 import pytest
-from chromium import chromium, measured, screenshot
+from chromium import measured, screenshot
 from maps import minimal_map
 from matplotlib.figure import Figure as MplFigure
 from msgspec.structs import replace
@@ -23,14 +23,16 @@ from PIL import Image
 from edge_monitor import cli
 from edge_monitor.errors import InputError, MapError, RecordingError
 from edge_monitor.map_file import save_region_map, to_bytes
-from edge_monitor.offline.page import to_html
+from edge_monitor.offline.page import place_of, to_html
 from edge_monitor.offline.report import report
+from edge_monitor.offline.report_freeze_frame import freeze_frame_section
 from edge_monitor.offline.report_map import map_page
 from edge_monitor.offline.report_recording import recording_page
+from edge_monitor.offline.watching import FreezeFrame
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import Impact
 from edge_monitor.sinks.recording import RecordingSink
-from edge_monitor.types import SpatialBlock, StatRow, Tick
+from edge_monitor.types import SpatialBlock, StatRow, Tick, Transition
 
 MINIMAL = minimal_map(models.cnn())
 EVIL = "<script>$x_1$"
@@ -208,7 +210,7 @@ def test_a_page_is_well_formed_and_needs_nothing_else(pages, name):
 
 
 @pytest.mark.parametrize(("name", "figures"), [("map.npz.html", 6), ("drive.mcap.html", 8)])
-def test_a_browser_draws_every_figure(pages, tmp_path, name, figures):
+def test_a_browser_draws_every_figure_and_prints(pages, tmp_path, name, figures):
     page = pages[0] / name
     script = """
       for (const figure of document.querySelectorAll("figure svg")) {
@@ -225,21 +227,16 @@ def test_a_browser_draws_every_figure(pages, tmp_path, name, figures):
     assert (sizes > [600, 60, 20]).all()
     assert "OUTSIDE 0;" in dom
     # The page as it is, its own policy in force.
-    image = np.asarray(Image.open(screenshot(page, tmp_path / "page.png")).convert("RGB"))
+    pdf = tmp_path / "page.pdf"
+    picture = screenshot(page, tmp_path / "page.png", f"--print-to-pdf={pdf}", "--no-pdf-header-footer")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) <= 30
+    image = np.asarray(Image.open(picture).convert("RGB"))
     assert image.shape == (3000, 1100, 3)
     inked = (image < 250).any(axis=2)
     assert inked.mean() > 0.02
     assert all(part.any() for part in np.array_split(inked, 6))
     assert len(np.unique(image[::3, ::3].reshape(-1, 3), axis=0)) > 100  # colours, not only text
-
-
-def test_a_page_prints(pages, tmp_path):
-    chromium(
-        pages[0] / "drive.mcap.html", f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer"
-    )
-    pdf = (tmp_path / "page.pdf").read_bytes()
-    assert pdf.startswith(b"%PDF")
-    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 30
 
 
 def number(cell):
@@ -295,13 +292,13 @@ def test_a_map_without_impact_makes_up_no_numbers():
 def test_a_complete_map_is_called_complete(undrawn):
     evidence = replace(FULL.evidence, threshold=np.full(FULL.evidence.threshold.size, 9.0))
     ones = np.ones(FULL.tracts.strength.size)
-    traced = replace(FULL.tracts, strength=ones, fidelity=ones, problems=("", "", ""))
+    traced = replace(FULL.tracts, strength=ones, fidelity=ones, scale=ones, problems=("", "", ""))
     whole = replace(FULL, evidence=evidence, tracts=traced)
     text = parsed(to_html(map_page(whole, "m.npz"))).text
     assert "COMPLETE" in text
     assert "INCOMPLETE" not in text
-    fidelity = np.where(np.arange(ones.size) < FULL.taps[0].n_voxels * FULL.taps[1].n_voxels, 0.5, 1.0)
-    vague = replace(whole, tracts=replace(traced, fidelity=fidelity))
+    scale = np.where(np.arange(ones.size) < FULL.taps[0].n_voxels * FULL.taps[1].n_voxels, np.nan, 1.0)
+    vague = replace(whole, tracts=replace(traced, scale=scale))
     text = parsed(to_html(map_page(vague, "m.npz"))).text
     assert "INCOMPLETE" in text
     assert text.count("no live estimate follows them") == 1
@@ -372,6 +369,26 @@ def test_voxels_of_a_freeze_frame_are_ranked_by_impact_times_z(pages):
     assert {row[-1] for row in data if row[0] == FULL.taps[0].name} == {"–"}
 
 
+def test_the_order_of_causes_is_in_the_freeze_frame(pages, undrawn):
+    """Wherever the root ranks, and one line for each that alarms."""
+    seen, first = pages[1][100], FULL.taps[0].n_voxels
+    root, under, alone = first + 5, first + 20, first + 21
+    marked = np.zeros((2, FULL.theta.size), bool)
+    marked[0, [root, under, alone]] = marked[1, under] = True
+    connectivity = replace(seen.connectivity, alarming=marked[0], under=marked[1], root=root)
+    seen = replace(seen, connectivity=connectivity)
+    told = Transition(100, seen.t_ns, "CONNECTIVITY_ABNORMAL", "inactive", "confirmed", "cause")
+    section = freeze_frame_section(FULL, 1, FreezeFrame(told, 3.3, [seen], 0, seen))
+    assert dict(section.parts[0].pairs)["root cause"] == "relu1 [1, 0, 1]"
+    roles = [row[:3] for row in csv.reader(section.parts[2].csv.splitlines()) if row[2]]
+    places = {tuple(place_of(FULL.taps, voxel)): voxel for voxel in (root, under, alone)}
+    assert {places[tap, place]: role for tap, place, role in roles} == {
+        root: "◆ root",
+        under: "under the root",
+        alone: "alarms",
+    }
+
+
 def test_time_courses_hold_what_the_monitor_said(pages):
     folder, told = pages
     page = parsed(folder / "drive.mcap.html")
@@ -428,7 +445,7 @@ def test_a_cut_recording_says_so(pages, tmp_path, undrawn):
 
 def test_reports_that_differ_are_counted(tmp_path, monkeypatch, undrawn):
     record(tmp_path / "x.mcap", MINIMAL, n=30)
-    monkeypatch.setattr("edge_monitor.offline.watching.report_digest", lambda _: "another")
+    monkeypatch.setattr("edge_monitor.offline.replay.report_digest", lambda _: "another")
     page = parsed(to_html(recording_page(tmp_path / "x.mcap")))
     assert "30 of 30 reports differ from those recorded on the device." in page.text
 

@@ -124,7 +124,7 @@ def test_a_drive_beyond_single_precision_is_named_and_does_not_stop_the_others(t
     data = g.model([("input", [1, 3, 8, 8])], [("answer", [1, 2])])
     seen = look(tmp_path, data, 20, (3, 8, 8), ["first", "tanh29"])
     traced = trace_tracts(seen)
-    assert traced.problems == ("", "first -> tanh29: tracts: finite in none of 20 frames")
+    assert traced.problems == ("", "first -> tanh29: finite in none of 20 frames")
     before, behind = transitions(traced.strength, seen.taps)
     assert np.isfinite(before).all()
     assert np.isnan(behind).all()

@@ -163,7 +163,7 @@ def average_pool(g):
 
 def max_pool(g):
     g.conv("input", "conv", 4, 4)
-    g.node("MaxPool", ["conv"], "u", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    g.node("MaxPool", ["conv"], "u", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, storage_order=1)
     return lambda v, t: pool(conv(v, t["w_conv"], pads=(1,) * 4), 3, 2, 1, winner(t["conv"]))
 
 
@@ -310,6 +310,21 @@ def test_any_activation_multiplies_the_drive_by_the_logistic_of_what_it_sees(op,
     t = forward(data, frame)
     taps = (input_spec("input", (6,)), tap_spec("out", (5,)))
     expected = naive_tracts(*taps, frame, lambda v: dense(v.ravel(), t["w_u"]) * sigma(t["u"]))
+    np.testing.assert_allclose(TractTracer(data, taps).trace(frame)[0], expected, rtol=1e-5)
+
+
+def test_a_value_padded_by_an_old_operator_set_brings_no_drive():
+    g = models._Graph(2)
+    g.node("Pad", ["input"], "wide", pads=[0, 0, 1, 1, 0, 0, 0, 2], value=9.0)
+    g.conv("wide", "u", 4, 3, kernel=1)
+    g.node("Relu", ["u"], "out")
+    g.node("Flatten", ["out"], "answer")
+    data = g.model([("input", [1, *SHAPE])], [("answer", None)], opset=10)
+    frame = np.random.default_rng(5).uniform(-1, 1, SHAPE).astype(np.float32)
+    t = forward(data, frame)
+    taps = (input_spec("input", SHAPE), tap_spec("out", t["out"].shape))
+    padding = ((0, 0), (1, 0), (1, 2))
+    expected = naive_tracts(*taps, frame, lambda v: conv(np.pad(v, padding), t["w_u"]) * sigma(t["u"]))
     np.testing.assert_allclose(TractTracer(data, taps).trace(frame)[0], expected, rtol=1e-5)
 
 

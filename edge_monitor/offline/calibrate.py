@@ -32,6 +32,7 @@ FIT_SHARE = 0.6
 MIN_FRAMES = 100
 """With fewer frames not even the gamma window says anything."""
 TAIL = np.geomspace(1.0, 0.005, 64)
+"""Tail probabilities at which clean scores are tabulated."""
 
 
 def calibrate(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edge_monitor.flags import FLAGS
+from edge_monitor.flags import FLAGS, locate
 from edge_monitor.offline.page import (
     Facts,
     Figure,
@@ -23,7 +23,7 @@ from edge_monitor.offline.plots import voxel_stack
 from edge_monitor.offline.plots_recording import CLIP_Z, STATE_MARK
 from edge_monitor.offline.watching import FreezeFrame
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import CHANNELS, HealthReport
+from edge_monitor.types import CHANNELS, Connectivity, HealthReport
 
 _FLAG_ROWS = {row.code: row for row in FLAGS}
 _OFFSETS = (-32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32)
@@ -33,11 +33,14 @@ def freeze_frame_section(region_map: RegionMap, index: int, freeze: FreezeFrame)
     """Show the numbers that raised a flag, the reports around it, and the voxels at that moment."""
     transition = freeze.transition
     row = _FLAG_ROWS[transition.code]
+    connectivity = freeze.seen.connectivity if freeze.seen else None
+    root = None if connectivity is None else connectivity.root
     pairs = (
         ("cause", transition.cause),
         *((name, f"{value:.6g}") for name, value in transition.values.items()),
         ("frame", str(transition.frame)),
         ("severity", STATE_MARK[row.severity]),
+        *((("root cause", _place(region_map, root)),) if root is not None else ()),
     )
     return Section(
         anchor=f"flag-{index}",
@@ -45,6 +48,20 @@ def freeze_frame_section(region_map: RegionMap, index: int, freeze: FreezeFrame)
         lead=row.text,
         parts=(Facts(pairs), _around(index, freeze), *_where(region_map, index, freeze)),
     )
+
+
+def _place(region_map: RegionMap, voxel: int) -> str:
+    tap, place = locate(region_map.taps, voxel)
+    return f"{tap.name} {list(place)}"
+
+
+def _role(connectivity: Connectivity | None, voxel: int) -> str:
+    """Say what a voxel is in the order of causes."""
+    if connectivity is None or not connectivity.alarming[voxel]:
+        return ""
+    if voxel == connectivity.root:
+        return "◆ root"
+    return "under the root" if connectivity.under[voxel] else "alarms"
 
 
 def _around(index: int, freeze: FreezeFrame) -> Table:
@@ -81,12 +98,11 @@ def _where(region_map: RegionMap, index: int, freeze: FreezeFrame) -> Iterator[P
     z, impact = freeze.seen.regions.z, region_map.impact
     theta = np.full(z.size, np.nan) if impact is None else impact.theta
     worth = np.abs(theta) * np.abs(z)
-    root = freeze.seen.connectivity.root if freeze.seen.connectivity else None
     order = [int(i) for i in np.lexsort((-np.abs(z), -worth)) if np.isfinite(z[i])]  # NaN sorts last
     rows = tuple(
         (
             *place_of(region_map.taps, i),
-            "◆ root" if i == root else "",
+            _role(freeze.seen.connectivity, i),
             number(z[i], 1, signed=True),
             number(theta[i], 4, signed=True),
             number(worth[i], 4),

@@ -55,7 +55,7 @@ def trace_tracts(observed: Observed, progress: Progress = silent) -> TractBaseli
         try:
             live = fit_live(np.stack(matrices), drive[:, source], mean[:, target])
         except InputError as error:
-            problems[k] = f"{taps[k].name} -> {taps[k + 1].name}: {error}"
+            problems[k] = f"{taps[k].name} -> {taps[k + 1].name}: {error.problem}"
             continue
         gate[target] = live.gate
         strength[k], fidelity[k] = live.strength.ravel(), live.fidelity.ravel()

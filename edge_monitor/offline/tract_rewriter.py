@@ -105,9 +105,9 @@ class Rewriter:
         self.nodes[-1].attribute.extend(attributes)
         return name
 
-    def keep(self, node: onnx.NodeProto, inputs: Sequence[str]) -> str:
-        """Apply the node's own operator, attributes included, to other inputs."""
-        return self.make(node.op_type, inputs, node.attribute)
+    def keep(self, node: onnx.NodeProto, inputs: Sequence[str], without: str = "") -> str:
+        """Apply the node's own operator, its attributes included but for one, to other inputs."""
+        return self.make(node.op_type, inputs, [a for a in node.attribute if a.name != without])
 
     def reshape(self, drive: str, shape: Sequence[int]) -> str:
         return self.make("Reshape", [drive, self.weight([self.n_sources, *shape])])

@@ -86,7 +86,7 @@ def _reduce(r: Rewriter, node: onnx.NodeProto) -> str:
 def _max_pool(r: Rewriter, node: onnx.NodeProto) -> str:
     """Each output takes the drive of the element that won: the one whose index the forward pass gives."""
     drive = r.only(node)
-    r.keep(node, [r.read_forward(node.input[0])])
+    r.keep(node, [r.read_forward(node.input[0])], without="storage_order")  # it numbers columns first
     pool = r.nodes[-1]
     pool.output.append(f"{pool.output[0]}:indices")
     winners = r.make("Reshape", [pool.output[1], r.weight([-1])])
@@ -118,11 +118,14 @@ def _slice(r: Rewriter, node: onnx.NodeProto) -> str:
 
 
 def _pad(r: Rewriter, node: onnx.NodeProto) -> str:
-    """Zeros in place of the padded value bring no drive; reflected or repeated elements bring theirs."""
+    """Zeros in place of the padded value bring no drive; reflected or repeated elements bring theirs.
+
+    The value is an attribute in old operator sets, an input in newer ones.
+    """
     parameters = r.parameters(node)
     if len(parameters) > 1:
         parameters[1] = ""
-    return r.keep(node, [r.only(node), *parameters])
+    return r.keep(node, [r.only(node), *parameters], without="value")
 
 
 RULES: dict[str, Callable[[Rewriter, onnx.NodeProto], str]] = {

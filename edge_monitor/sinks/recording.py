@@ -5,9 +5,9 @@
 reach the recording. These are all that a replay needs, together with the region map (attachment)
 and the metadata.
 
-The other channels are for people: ``/health`` at every change and at 5 Hz, ``/taps/<tap>/bands``
-and ``/regions`` at 5 Hz, ``/log`` at every transition. More of them would only make the file
-larger: a replay gives every frame again.
+The other channels are for people: ``/health`` at every change and at 5 Hz, ``/taps/<tap>/bands``,
+``/regions`` and ``/connectivity`` at 5 Hz, ``/log`` at every transition. More of them would only make the
+file larger: a replay gives every frame again.
 
 ``recording_messages.py`` says what each message holds.
 """
@@ -148,6 +148,9 @@ class RecordingSink:
                 self._add(topic, messages.TAP_BANDS, report.t_ns, messages.bands_message(report.bands, tap))
         if due and report.regions is not None:
             self._add("/regions", messages.REGIONS, report.t_ns, messages.regions_message(report.regions))
+        if due and report.connectivity is not None:
+            message = messages.connectivity_message(report.connectivity)
+            self._add("/connectivity", messages.CONNECTIVITY, report.t_ns, message)
         for transition in report.transitions:
             self._add("/log", messages.LOG, report.t_ns, messages.log_message(transition))
 

@@ -20,6 +20,7 @@ from edge_monitor.types import (
     CHANNELS,
     STATES,
     BandPowers,
+    Connectivity,
     FlagStatus,
     FloatArray,
     HealthReport,
@@ -98,6 +99,15 @@ REGIONS = Kind(
         **_floats("density", "z", "tap_score"),
         **dict.fromkeys(("score", "input_score", "severity"), _NUMBER),
         "worst": _INTEGER,
+    },
+)
+CONNECTIVITY = Kind(
+    "edge_monitor.Connectivity",
+    {
+        **_floats("residual"),
+        **dict.fromkeys(("residual_score", "tract_score"), _NUMBER),
+        **dict.fromkeys(("root", "weakest_source", "weakest_target"), _INTEGER),
+        **dict.fromkeys(("alarming", "under"), _several(_INTEGER)),
     },
 )
 _SCORES = (
@@ -229,6 +239,19 @@ def regions_message(regions: RegionScores) -> Message:
     _put(message, "density", regions.density)
     _put(message, "z", regions.z)
     _put(message, "tap_score", regions.tap_score)
+    return message
+
+
+def connectivity_message(connectivity: Connectivity) -> Message:
+    """Voxels by their number over all taps; the z of the tracts is left to a replay."""
+    c = connectivity
+    message = _known({"residual_score": c.residual_score, "tract_score": c.tract_score})
+    if c.root is not None:
+        message["root"] = c.root
+    if c.weakest is not None:
+        message["weakest_source"], message["weakest_target"] = c.weakest
+    message |= {name: np.flatnonzero(getattr(c, name)).tolist() for name in ("alarming", "under")}
+    _put(message, "residual", c.residual)
     return message
 
 

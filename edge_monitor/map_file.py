@@ -234,18 +234,22 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
         raise MapError(
             name, f"tracts.problems has {len(region_map.tracts.problems)} lines, not {n_transitions}"
         )
-    residual = region_map.residual
+    _verify_residual(region_map.residual, name)
+    first = region_map.taps[0].n_voxels
+    if region_map.impact is not None and np.isnan(region_map.impact.theta[first:]).any():
+        raise MapError(name, "impact.theta is nan for a voxel behind the input")
+    if not 0 < region_map.provenance.frame_rate_hz < np.inf:
+        raise MapError(name, f"frame_rate_hz is {region_map.provenance.frame_rate_hz}, must be positive")
+
+
+def _verify_residual(residual: ResidualBaseline, name: str) -> None:
+    """Refuse bounds that cross, and numbers that overflow in the precision of the device."""
     if (residual.low > residual.high).any():
         raise MapError(name, "residual.low lies above residual.high")
     for key in ("weights", "whitening"):
         array = getattr(residual, key)
         if (np.abs(array) > np.finfo(np.float32).max).any():
             raise MapError(name, f"residual.{key} has {np.abs(array).max()}: beyond single precision")
-    first = region_map.taps[0].n_voxels
-    if region_map.impact is not None and np.isnan(region_map.impact.theta[first:]).any():
-        raise MapError(name, "impact.theta is nan for a voxel behind the input")
-    if not 0 < region_map.provenance.frame_rate_hz < np.inf:
-        raise MapError(name, f"frame_rate_hz is {region_map.provenance.frame_rate_hz}, must be positive")
 
 
 # NaN means "this band, voxel or channel has no baseline" in these fields, damage elsewhere.

@@ -49,7 +49,9 @@ class Provenance(msgspec.Struct, frozen=True):
     """Where the map comes from.
 
     ``workstation`` calibrated it; ``device`` recorded the rows its baselines come from (the same
-    when calibration ran the model itself). ``frames_fit`` and ``frames_held_out`` are disjoint.
+    when calibration ran the model itself), from ``source``; ``workstation_source`` is where the clean
+    frames of the workstation's part came from, "" when that is the same. ``frames_fit`` and
+    ``frames_held_out`` are disjoint.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Provenance(msgspec.Struct, frozen=True):
     frames_held_out: int
     workstation: Runtime
     device: Runtime
+    workstation_source: str = ""
     warnings: tuple[str, ...] = ()
 
 

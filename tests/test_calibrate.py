@@ -109,6 +109,7 @@ def test_rows_of_a_device_keep_what_only_the_workstation_can_tell(clean, region_
     found = calibrate(recorded)
     assert found.impact is impact
     assert (found.provenance.workstation.machine, found.provenance.device.machine) == ("workshop", "device")
+    assert found.provenance.workstation_source == known.provenance.source != ""
     for section, kept, fitted in (
         ("tracts", ("strength", "fidelity", "gate", "problems", "images"), ("median", "active")),
         ("residual", ("floor", "low", "high", "weights"), ("whitening", "limit")),

@@ -51,7 +51,7 @@ def test_tables_of_the_readme_are_current():
 # Every one of them made unimportable: Numba itself takes SciPy when it is there.
 WITHOUT_WORKSTATION = """
 import sys
-heavy = "onnx", "scipy", "matplotlib", "sklearn", "PIL", "starlette", "sqlalchemy"
+heavy = "onnx", "scipy", "matplotlib", "sklearn", "PIL", "jinja2", "starlette", "sqlalchemy"
 sys.modules.update(dict.fromkeys(heavy))
 """
 

@@ -82,6 +82,9 @@ def calibrate(
             frames_fit=n_fit,
             frames_held_out=len(rows) - n_fit,
             workstation=Runtime.here() if known is None else known.provenance.workstation,
+            workstation_source=""
+            if known is None
+            else known.provenance.workstation_source or known.provenance.source,
             device=observed.device,
         ),
         taps=observed.taps,

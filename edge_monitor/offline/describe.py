@@ -24,6 +24,7 @@ def describe_map(region_map: RegionMap) -> RenderableType:
     """Provenance, layer signatures, and thresholds of a map."""
     origin = region_map.provenance
     station, device = origin.workstation, origin.device
+    elsewhere = f" from {origin.workstation_source}" if origin.workstation_source else ""
     facts = Table.grid(padding=(0, 2))
     for key, value in (
         ("model", f"{origin.model}  sha256 {origin.model_sha256[:16]}…"),
@@ -32,7 +33,10 @@ def describe_map(region_map: RegionMap) -> RenderableType:
             f"{origin.source}, {origin.frames_fit} frames fitted, {origin.frames_held_out} held out",
         ),
         ("frame rate", f"{origin.frame_rate_hz:g} Hz, bands on the {region_map.eeg.scale_mode} scale"),
-        ("workstation", f"{station.runtime}, {station.machine}: tracts, ridge weights, golden frames"),
+        (
+            "workstation",
+            f"{station.runtime}, {station.machine}: tracts, ridge weights, golden frames{elsewhere}",
+        ),
         ("device", f"{device.runtime}, {device.machine}: baselines, thresholds"),
         ("impact scores", _impact(region_map)),
         ("tracts", _tracts(region_map)),

@@ -92,8 +92,7 @@ def observe(
     name = inputs[0].name
     frames = FrameSource(settings, input_type(inputs[0])[0][1:])
     total = frames.length
-    stride = max(1, (total or 10_000) // N_GOLDEN)
-    spacing = max(1, (total or 10_000) // N_IMAGES)
+    golden_places, image_places = (_spread(n, total or 10_000) for n in (N_GOLDEN, N_IMAGES))
     images: list[tuple[NDArray[np.float32], FloatArray]] = []
     golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
     for i, frame in enumerate(frames):
@@ -101,11 +100,11 @@ def observe(
         outputs = probe.run(None, {name: frame.array})
         if not probe.attached:
             raise ModelError(model, f"the probe detached at frame {i}: {probe.detach_reason}")
-        if i % stride == 0 and len(golden) < N_GOLDEN:
+        if i in golden_places:
             flat = np.concatenate([np.ravel(output).astype(np.float64) for output in outputs])
             golden.append((frame.array[0], flat, rows[-1].signals))
         block = rows[-1].spatial
-        if i % spacing == 0 and len(images) < N_IMAGES and block is not None:
+        if i in image_places and block is not None:
             images.append((frame.array[0], block.voxels / block.frames))
         if i % 100 == 0:
             progress("observe", i, total)
@@ -181,7 +180,7 @@ def pick_frames(
         raise InputError("images", f"{n} is below 1")
     source = FrameSource(settings, shape)
     total = source.length if source.length is not None else n
-    wanted = set((np.arange(min(n, total)) * total // min(n, total)).tolist())
+    wanted = _spread(n, total)
     picked: list[NDArray[np.float32]] = []
     for i, frame in enumerate(source):
         if i in wanted:
@@ -192,6 +191,12 @@ def pick_frames(
             break
     progress("frames", total, total)
     return np.stack(picked), np.array(sorted(wanted), np.int64)
+
+
+def _spread(n: int, total: int) -> set[int]:
+    """At most ``n`` places, evenly spaced over ``total``."""
+    n = min(n, total)
+    return set((np.arange(n) * total // n).tolist())
 
 
 def read_labels(path: Path, places: IntArray) -> IntArray:

@@ -145,6 +145,7 @@ def _provenance(region_map: RegionMap) -> Section:
         ("frame rate", f"{origin.frame_rate_hz:g} Hz, bands on the {region_map.eeg.scale_mode} scale"),
         ("seed", str(origin.seed)),
         ("workstation", _versions(origin.workstation)),
+        *((("clean data there", origin.workstation_source),) if origin.workstation_source else ()),
         ("device", _versions(origin.device)),
         ("golden frames", f"{len(region_map.golden.frames)}, tolerance {region_map.golden.tolerance:.2g}"),
         (

@@ -203,9 +203,8 @@ def _explain_residual(f: Findings) -> str:
     tap, place = locate(f.taps, f.connectivity.root)
     under = int(f.connectivity.under.sum())
     others = f"; alarms of later layers under it: {under}" if under else ""
-    if tap is f.taps[0]:
-        return f"{tap.name} {list(place)} is out of its range{others}"
-    return f"{tap.name} {list(place)} does not follow from what drives it{others}"
+    picture = "; the picture is out of its range" if f.connectivity.residual[0] >= 1.0 else ""
+    return f"{tap.name} {list(place)} does not follow from what drives it{others}{picture}"
 
 
 def _explain_tract(f: Findings) -> str:

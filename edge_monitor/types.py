@@ -206,8 +206,8 @@ class Connectivity(msgspec.Struct, frozen=True, eq=False):
     (n_tracts,): robust z of the live tracts, NaN where not watched or the source is silent.
 
     ``alarming`` (n_voxels,) bool: voxels of taps with a residual of 1 or more that carry it. ``root``: the
-    worst of them in the earliest such tap. ``under`` (n_voxels,) bool: alarming voxels to which strong
-    tracts lead from the root's tap through alarming voxels; the others have causes of their own.
+    worst of them in the earliest such tap behind the input. ``under`` (n_voxels,) bool: alarming voxels to
+    which strong tracts lead from the root's tap through alarming voxels; the others have causes of their own.
 
     ``weakest``: source and target voxel of the tract with the lowest z. ``residual_score`` and
     ``tract_score``: largest residual of the network's own taps, and how far the weakest tract lies below

@@ -333,7 +333,7 @@ def tracts(drive, openness, log_active, median, scale):
 
 
 def root_cause(residual, taps, smooth, limit, strong):
-    """Alarming voxels, those that strong tracts reach from the first such tap, and the root, as (tap, voxel).
+    """Alarming voxels, those that strong tracts reach from the first such tap behind the input, and the root.
 
     ``taps``: (shape, grid) each; ``smooth``, ``limit``: features of each tap; ``strong``: one matrix
     (source, target) per transition.
@@ -350,9 +350,10 @@ def root_cause(residual, taps, smooth, limit, strong):
             largest = max(features[len(groups) + voxel], *reaching)
             if largest >= min(1.0, max(features)):
                 excess[tap, voxel] = largest
-    if not excess:
-        return set(), set(), None
-    top = min(tap for tap, _ in excess)
+    own = [tap for tap, _ in excess if tap > 0]
+    if not own:
+        return set(excess), set(), None
+    top = min(own)
     reached = {place for place in excess if place[0] == top}
     under = set()
     for tap in range(top, len(taps) - 1):

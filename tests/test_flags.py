@@ -260,11 +260,11 @@ def bands(tap, band):
 BROKEN = "CONNECTIVITY_ABNORMAL"
 
 
-def broken(root):
+def broken(root, picture=0.1):
     alarming = np.zeros(12 + 8, bool)
     alarming[[root, -1, -2]] = True
     under = alarming & (np.arange(20) != root)
-    return Connectivity(np.array([0.1, 3.0]), np.zeros(96), alarming, under, root, (3, 19), 3.0, 5.0)
+    return Connectivity(np.array([picture, 3.0]), np.zeros(96), alarming, under, root, (3, 19), 3.0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def broken(root):
             abnormal("residual", connectivity=broken(17)),
             "drives it; alarms of later layers under it: 2",
         ),
-        (BROKEN, abnormal("residual", connectivity=broken(3)), "[0, 1, 1] is out of its range; alarms of"),
+        (BROKEN, abnormal("residual", connectivity=broken(17, 1.0)), "; the picture is out of its range"),
         ("TRACT_BROKEN", abnormal("tracts"), "a tract carries less than it should"),
         ("TRACT_BROKEN", abnormal("tracts", connectivity=broken(17)), "hardly drives relu_1 [1, 1, 1]"),
         ("PROBE_DETACHED", RAISERS["PROBE_DETACHED"], "detail of PROBE_DETACHED"),

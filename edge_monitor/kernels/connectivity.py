@@ -253,9 +253,11 @@ def root_cause(
 
     Within a tap whose residual is 1 or more a voxel alarms when its own smoothed residual, or that of a
     channel group that reaches into it, is over its limit; if no feature is, the one nearest to its
-    limit stands for the tap. The root is the voxel farthest over its limit in the earliest such tap. An
-    alarming voxel is under the root's tap when strong tracts lead to it from there through alarming
-    voxels; one that is not has a cause of its own.
+    limit stands for the tap. The root is the voxel farthest over its limit in the earliest such tap of the
+    network's own. The input is none of them: an unusual picture by itself leaves the layers as they
+    were, and would take the blame for every fault behind it (tools/study_connectivity). An alarming
+    voxel is under the root's tap when strong tracts lead to it from there through alarming voxels; one
+    that is not has a cause of its own.
 
     Parameters
     ----------
@@ -295,6 +297,8 @@ def root_cause(
             if ratio < min(farthest, 1.0):
                 continue
             out_voxels[ALARMING, first + g] = True
+            if tap == 0:
+                continue
             if root < 0 or (tap == root_tap and ratio > worst):
                 root, root_tap, worst = first + g, tap, ratio
             carries = ALARMING if root_tap == tap - 1 else UNDER

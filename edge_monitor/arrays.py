@@ -9,20 +9,17 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
 
+FLOAT, BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
-def require_array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:
+
+def require_array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse an array that a kernel's signature would not accept, or read beyond its end.
-
-    Parameters
-    ----------
-    dtype : str
-        Character code of the type, in the machine's byte order.
 
     Raises
     ------
     InputError
         Another shape or type; strided or read-only.
     """
-    if array.shape != shape or array.dtype != np.dtype(dtype) or not array.flags.carray:
+    if array.shape != shape or array.dtype != dtype or not array.flags.carray:
         kind = f"{array.dtype}{array.shape}" + ("" if array.flags.carray else ", strided or read-only")
-        raise InputError(name, f"{kind}, expected {np.dtype(dtype)}{shape}, contiguous and writeable")
+        raise InputError(name, f"{kind}, expected {dtype}{shape}, contiguous and writeable")

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from edge_monitor.arrays import require_array
+from edge_monitor.arrays import BOOL, FLOAT, require_array
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import connectivity as kernel
 from edge_monitor.region_map import ResidualBaseline, TractBaseline
@@ -55,8 +55,8 @@ class FeatureBank:
         """
         if block.frames < 1:
             raise InputError("spatial.frames", f"{block.frames} is below 1")
-        require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), "d")
-        require_array("spatial.channels", block.channels, (self.n_channels,), "d")
+        require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), FLOAT)
+        require_array("spatial.channels", block.channels, (self.n_channels,), FLOAT)
         kernel.levels(
             block.voxels,
             block.channels,
@@ -167,8 +167,8 @@ class ConnectivityTracker:
         """
         if block is None:
             return self._last
-        require_array("spatial.taps", block.taps, (self._n_taps,), "?")
-        require_array("good", good, (self._n_taps,), "?")
+        require_array("spatial.taps", block.taps, (self._n_taps,), BOOL)
+        require_array("good", good, (self._n_taps,), BOOL)
         usable = good & block.taps
         bank = self._features
         levels = bank.update(block, usable)

@@ -280,6 +280,13 @@ class FlagTracker:
 
     Inactive -> pending (counter above 0) -> confirmed (127) -> healed (-128) -> inactive again
     after `AGING_NS`. Pending flags that come down again leave without a transition.
+
+    Attributes
+    ----------
+    states : tuple of FlagState
+        One per row of `FLAGS`.
+    confirmed : tuple of int
+        Which of them are confirmed.
     """
 
     def __init__(self) -> None:
@@ -288,6 +295,7 @@ class FlagTracker:
     def reset(self) -> None:
         """Clear every flag."""
         self.states = tuple(FlagState(row.code, FlagStatus.INACTIVE, COUNTER_PASSED, 0, 0) for row in FLAGS)
+        self.confirmed: tuple[int, ...] = ()
         self._released: set[str] = set()
         self._told = [(FlagStatus.INACTIVE, -STORAGE_NS)] * len(FLAGS)
 
@@ -309,6 +317,7 @@ class FlagTracker:
         age_s = findings.vitals.age_ns / 1e9 if findings.vitals else 0.0
         transitions: list[Transition] = []
         states = list(self.states)
+        moved = False
         for i, row in enumerate(FLAGS):
             verdict = row.test(findings) if age_s >= row.grace_s else UNKNOWN
             before = states[i]
@@ -319,10 +328,13 @@ class FlagTracker:
             ):
                 continue  # nothing wrong and nothing to forget: by far the most frequent case
             states[i] = self._advance(row, before, verdict, t_ns)
+            moved = True
             told = self._tell(i, states[i], frame, t_ns)
             if told is not None:
                 transitions.append(told)
-        self.states = tuple(states)
+        if moved:
+            self.states = tuple(states)
+            self.confirmed = tuple(i for i, flag in enumerate(states) if flag.status is FlagStatus.CONFIRMED)
         return tuple(transitions)
 
     def _advance(self, row: FlagRow, flag: FlagState, verdict: Verdict, t_ns: int) -> FlagState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_monitor.arrays import require_array
+from edge_monitor.arrays import BOOL, FLOAT, require_array
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import voxels as kernel
 from edge_monitor.region_map import FmriBaseline
@@ -104,9 +104,9 @@ class FmriTracker:
         if block.frames < 1:
             raise InputError("spatial.frames", f"{block.frames} is below 1")
         n_taps, n_voxels = self._n_taps, self._baseline.shape[1]
-        require_array("spatial.voxels", block.voxels, (n_voxels, 3), "d")
-        require_array("spatial.taps", block.taps, (n_taps,), "?")
-        require_array("good", good, (n_taps,), "?")
+        require_array("spatial.voxels", block.voxels, (n_voxels, 3), FLOAT)
+        require_array("spatial.taps", block.taps, (n_taps,), BOOL)
+        require_array("good", good, (n_taps,), BOOL)
         scores = np.empty((2, n_voxels))
         taps = np.empty(n_taps)
         summary = np.empty(3)

@@ -16,7 +16,6 @@ from edge_monitor.map_file import load_region_map
 from edge_monitor.region_map import RegionMap
 from edge_monitor.types import (
     BANDS,
-    FlagStatus,
     HealthReport,
     HealthState,
     MonitorInput,
@@ -179,17 +178,16 @@ class Monitor:
     ) -> tuple[HealthState, tuple[str, ...], tuple[Transition, ...]]:
         """Step the flags; worst state, its reasons, and what changed."""
         transitions = self._flags.update(frame, t_ns, findings)
+        states = self._flags.states
         standing = [
-            (row.severity, f"{row.code}: {flag.cause}")
-            for row, flag in zip(FLAGS, self._flags.states, strict=True)
-            if flag.status is FlagStatus.CONFIRMED
+            (FLAGS[i].severity, f"{states[i].code}: {states[i].cause}") for i in self._flags.confirmed
         ]
         if frame < 0:
             standing.append((HealthState.NEVER_SEEN, "no frame yet"))
         elif not self._eeg.warm:
             standing.append((HealthState.WARMING, "EEG windows are filling"))
-        state = max((severity for severity, _ in standing), default=HealthState.OK)
-        reasons = tuple(text for severity, text in standing if severity is state)
+        state = max(severity for severity, _ in standing) if standing else HealthState.OK
+        reasons = tuple([text for severity, text in standing if severity is state])
         before = self.report.state
         if state is not before:
             change = Transition(frame, t_ns, "HEALTH", before.name, state.name, "; ".join(reasons))

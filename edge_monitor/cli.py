@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from edge_monitor.config import FrameSettings
+
+WORKSTATION = {"jinja2", "matplotlib", "onnx", "PIL", "scipy", "sklearn"}
+"""Packages of the extra ``offline``, which a device does without."""
 
 app = typer.Typer(
     name="edge-monitor",
@@ -254,7 +258,7 @@ def report(
 
     with progress_bar() as progress:
         page = write(file, output, progress)
-    out.print(page, soft_wrap=True)
+    out.print(f"wrote {page}", soft_wrap=True)
 
 
 @contextmanager
@@ -321,9 +325,13 @@ def check_output(path: Path, model: Path) -> None:
         return
     if not path.is_file() or (model.exists() and path.samefile(model)):
         raise InputError(path, "exists and is no region map")
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            raise InputError(path, "exists and is no region map")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_map = {"meta.npy", "eeg.floor.npy"} <= set(archive.namelist())
+    except zipfile.BadZipFile:
+        is_map = False
+    if not is_map:  # frames are archives as well, and must not be lost (tests/test_cli.py)
+        raise InputError(path, "exists and is no region map")
 
 
 def main() -> None:
@@ -332,6 +340,11 @@ def main() -> None:
         app()
     except EdgeMonitorError as error:
         err.print(f"error: {error}", style="red", soft_wrap=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in WORKSTATION:
+            raise
+        err.print(f"error: {error.name} is missing: pip install 'edge-monitor[offline]'", style="red")
         sys.exit(2)
 
 

@@ -171,6 +171,33 @@ def test_impact_wants_the_maps_own_model(home, tmp_path):
     assert "absent.onnx: No such file" in refused("impact", "absent.onnx", "frames.npy", cwd=home)
 
 
+def test_frames_are_never_taken_for_a_map(home, tmp_path):
+    """An archive of frames begins like a map."""
+    np.savez(tmp_path / "frames.npz", images=np.load(home / "frames.npy"))
+    before = (tmp_path / "frames.npz").read_bytes()
+    for command in (("calibrate", "model.onnx", "frames.npy"), IMPACT):
+        line = refused(*command, "-o", tmp_path / "frames.npz", cwd=home)
+        assert "exists and is no region map" in line
+    assert (tmp_path / "frames.npz").read_bytes() == before
+
+
+def test_a_missing_workstation_package_is_named(home):
+    program = "import sys; sys.modules['onnx'] = None; import edge_monitor.cli as c; c.main()"
+    command = [sys.executable, "-c", program, *map(str, IMPACT)]
+    result = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "error: onnx is missing: pip install 'edge-monitor[offline]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_impact_names_the_frame_that_is_not_clean(home, tmp_path):
+    frames = np.load(home / "frames.npy")
+    frames[350, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", frames)
+    line = refused(*IMPACT[:2], tmp_path / "nan.npy", *IMPACT[3:], cwd=home)
+    assert "nan.npy: frame 350 holds NaN or Inf" in line
+
+
 def test_report_writes_a_page_of_a_map(home, tmp_path):
     result = edge_monitor("report", home / "map.npz", "-o", tmp_path / "page.html")
     assert result.returncode == 0, result.stderr

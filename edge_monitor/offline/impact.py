@@ -21,6 +21,7 @@ from edge_monitor.offline.checkpoint import Checkpoint
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.payoff import DECISION_PROBABILITY, Payoff, accuracy
 from edge_monitor.offline.shapley import Shapley, ShapleySampler, ShapleySettings
+from edge_monitor.offline.surgery import CutModel
 from edge_monitor.region_map import Impact, Runtime
 from edge_monitor.taps.onnx_graph import load_model
 from edge_monitor.types import IntArray, TapSpec
@@ -86,6 +87,8 @@ def impact_scores(
     unablated = whole_answers(data, label, frames)
     value_frames(payoff, unablated, unablated)
     store = Checkpoint(checkpoint, _identity(data, taps, frames, payoff, settings))
+    for tap in taps[1:]:
+        CutModel(data, tap.name)  # what cannot be cut is refused before minutes of work on the others
     results = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for tap in taps[1:]:

@@ -174,7 +174,7 @@ def pick_frames(
     Raises
     ------
     InputError
-        ``n`` is below 1, or there are no frames of the model's input ``shape``.
+        ``n`` is below 1, a frame holds NaN or Inf, or there are none of the model's input ``shape``.
     """
     if n < 1:
         raise InputError("images", f"{n} is below 1")
@@ -184,6 +184,8 @@ def pick_frames(
     picked: list[NDArray[np.float32]] = []
     for i, frame in enumerate(source):
         if i in wanted:
+            if not np.isfinite(frame.array).all():
+                raise InputError(settings.frames, f"frame {i} holds NaN or Inf; clean frames are needed")
             picked.append(frame.array[0])
         if i % 100 == 0:
             progress("frames", i, total)

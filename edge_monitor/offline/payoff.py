@@ -75,7 +75,7 @@ def accuracy(labels: IntArray) -> Payoff:
     ------
     InputError
         ``labels`` are no integers of shape (n,). When the payoff is used: their number is not that of
-        the frames, or the model has no such class.
+        the frames, the model has no such class, or its first output is no vector of classes.
     """
     right = np.asarray(labels)
     if right.ndim != 1 or right.dtype.kind not in "iu":
@@ -84,6 +84,9 @@ def accuracy(labels: IntArray) -> Payoff:
 
     def score(ablated: Outputs, _: Outputs) -> FloatArray:
         scores = _scores(ablated)
+        if sum(n > 1 for n in ablated[0].shape[1:]) > 1:
+            shape = ablated[0].shape[1:]
+            raise InputError("labels", f"name one class a frame, the first output has shape {shape}")
         if len(right) != len(scores):
             raise InputError("labels", f"{len(right)} for {len(scores)} frames")
         beyond = (right < 0) | (right >= scores.shape[1])

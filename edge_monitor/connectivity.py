@@ -119,7 +119,8 @@ class ConnectivityTracker:
         self._whitening = np.array(residual.whitening, np.float32)
         counts = np.concatenate([tap.voxel_counts() for tap in taps])
         self._nodes = np.array([counts, *tracts.gate.T, tracts.active], np.float64)
-        self._tracts = np.array([tracts.median, tracts.scale])
+        with np.errstate(over="ignore"):  # a scale next to 0 is silly, and no reason to warn or stop
+            self._tracts = np.array([tracts.median, 1.0 / tracts.scale])
         self._ends = [
             (g, h)
             for (source, n_sources), (target, n_targets) in itertools.pairwise(

@@ -104,6 +104,7 @@ class BandBank:
         self._plan = plan
         self._n_taps = n_taps
         self._segments = segments
+        self._span = max(plan.windows) * (segments + 1) // 2
         self._bands, self._twiddle = _band_table(plan)
         self._none_good = np.zeros(n_taps, bool)
         self._row = np.zeros(2 * n_taps)
@@ -169,8 +170,7 @@ class BandBank:
     @property
     def warm(self) -> bool:
         """Whether every tap's longest window is full."""
-        span = max(self._plan.windows) * (self._segments + 1) // 2
-        return bool((self._taps[:, goertzel.COUNT] >= span).all())
+        return bool(min(self._taps[:, goertzel.COUNT].tolist()) >= self._span)
 
     def psd(self, band: int) -> FloatArray:
         """One-sided power density of one band's bins after the last update.

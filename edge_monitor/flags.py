@@ -236,6 +236,7 @@ def locate(taps: tuple[TapSpec, ...], voxel: int) -> tuple[TapSpec, tuple[int, i
 
 
 _WARN, _STALE, _FAIL = HealthState.WARN, HealthState.STALE, HealthState.FAIL
+_INACTIVE = FlagStatus.INACTIVE
 _ONCE = 255  # one failed test takes the counter from one end to the other
 
 # fmt: off
@@ -321,11 +322,7 @@ class FlagTracker:
         for i, row in enumerate(FLAGS):
             verdict = row.test(findings) if age_s >= row.grace_s else UNKNOWN
             before = states[i]
-            if (
-                not verdict.failed
-                and before.counter == COUNTER_PASSED
-                and before.status is FlagStatus.INACTIVE
-            ):
+            if not verdict.failed and before.counter == COUNTER_PASSED and before.status is _INACTIVE:
                 continue  # nothing wrong and nothing to forget: by far the most frequent case
             states[i] = self._advance(row, before, verdict, t_ns)
             moved = True

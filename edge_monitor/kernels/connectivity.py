@@ -210,7 +210,7 @@ def tracts(
     nodes
         As in `drives`.
     baseline : (2, n_tracts) float64
-        Median and scale of log r + log sigma; scale NaN: not watched.
+        Median and 1 / scale of log r + log sigma; NaN: not watched.
     out_z : (n_tracts,) float64
         NaN where not watched, not usable, or the source is silent.
     """
@@ -228,7 +228,7 @@ def tracts(
                 tract += n_targets
                 continue
             for h in range(target, target + n_targets):
-                z = (drive - log_drives[CLOSED, h] - baseline[0, tract]) / baseline[1, tract]
+                z = (drive - log_drives[CLOSED, h] - baseline[0, tract]) * baseline[1, tract]
                 out_z[tract] = z
                 if z < lowest:  # never true of NaN
                     lowest, weakest = z, tract

@@ -518,7 +518,7 @@ def test_progress_is_told(tmp_path, undrawn):
 def test_another_process_gives_the_same_page_of_a_map(pages, tmp_path):
     command = [sys.executable, "-m", "edge_monitor.cli", "report", pages[0] / "map.npz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "map.html\n"), done
+    assert (done.returncode, done.stdout) == (0, "wrote map.html\n"), done
     assert digest(tmp_path / "map.html") == digest(pages[0] / "map.npz.html")
 
 

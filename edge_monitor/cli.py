@@ -34,7 +34,7 @@ out = Console(markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file")]
-FRAMES_HELP = "clean frames: directory of images or .npy, .npy or .npz file, demo:SEED"
+FRAMES_HELP = "clean frames: directory of images or .npy, .npy or .npz file, demo:SEED or demo-b:SEED"
 FramesArg = Annotated[str, typer.Argument(help=FRAMES_HELP)]
 ScaleOption = Annotated[float | None, typer.Option(help="model input = (pixel * scale - mean) / std (1)")]
 MeanOption = Annotated[list[float] | None, typer.Option(help="one value, or one per channel")]
@@ -302,7 +302,7 @@ def frame_settings(
             scale=1.0 if scale is None else scale,
             mean=tuple(mean or (0.0,)),
             std=tuple(std or (1.0,)),
-            limit=18_000 if limit is None and frames.startswith("demo:") else limit,
+            limit=18_000 if limit is None and frames.startswith(("demo:", "demo-b:")) else limit,
         )
     except ValueError as error:
         raise InputError("option", str(error)) from error

@@ -32,10 +32,11 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class FrameSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where frames come from and how pixels become model input.
 
-    ``frames``: directory, ``.npy`` or ``.npz`` file, or ``demo:SEED``. Model input is
-    ``(pixel * scale - mean) / std``, with one mean and std, or one per channel. ``limit`` ends the
-    stream after so many frames, ``loop`` starts a file over at its end. ``realtime`` paces the frames
-    at their rate; without it they come as fast as the model takes them.
+    ``frames``: directory, ``.npy`` or ``.npz`` file, ``demo:SEED``, or ``demo-b:SEED`` for the second
+    world of the demo road. Model input is ``(pixel * scale - mean) / std``, with one mean and std, or
+    one per channel. ``limit`` ends the stream after so many frames, ``loop`` starts a file over at its
+    end. ``realtime`` paces the frames at their rate; without it they come as fast as the model takes
+    them.
 
     Raises
     ------

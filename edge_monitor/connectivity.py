@@ -18,7 +18,7 @@ STRONG = 0.5
 
 
 class FeatureBank:
-    """Features of every tap: mean |a| of its channel groups, then of its voxels.
+    """Features of every tap: mean |a| of its channel groups and voxels, statistics of the picture.
 
     Parameters
     ----------
@@ -35,18 +35,26 @@ class FeatureBank:
             [
                 part
                 for tap in taps
-                for part in (np.diff(tap.group_edges()) * (tap.size // tap.n_channels), tap.voxel_counts())
+                for part in (
+                    np.diff(tap.group_edges()) * (tap.size // tap.n_channels),
+                    tap.voxel_counts(),
+                    np.ones(tap.n_statistics),
+                )
             ]
         ).astype(np.float64)
         self.n_voxels = sum(tap.n_voxels for tap in taps)
         self.n_channels = sum(tap.n_channels for tap in taps)
+        self.n_statistics = taps[0].n_statistics
+        self._no_picture = np.full(self.n_statistics + 2, np.nan)
         self.table = np.zeros((5, self.counts.size))
         self.table[kernel.COUNT] = self.counts
         self.table[kernel.FLOOR] = floor
         self._levels = np.empty(self.counts.size)
 
-    def update(self, block: SpatialBlock, usable: BoolArray) -> FloatArray:
+    def update(self, block: SpatialBlock, picture: FloatArray | None, usable: BoolArray) -> FloatArray:
         """Return the features of one block, (n_features,): an array that the next call overwrites.
+
+        ``usable`` (n_taps,) is changed: without statistics of the picture the input is not.
 
         Raises
         ------
@@ -57,14 +65,18 @@ class FeatureBank:
             raise InputError("spatial.frames", f"{block.frames} is below 1")
         require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), FLOAT)
         require_array("spatial.channels", block.channels, (self.n_channels,), FLOAT)
+        if picture is None:
+            picture = self._no_picture
+        require_array("picture", picture, (self.n_statistics + 2,), FLOAT)
         kernel.levels(
             block.voxels,
             block.channels,
+            picture,
             float(block.frames),
-            usable,
             self.layout,
             self.edges,
             self.table,
+            usable,
             self._levels,
         )
         return self._levels
@@ -99,6 +111,7 @@ class ConnectivityTracker:
             ("residual.high", residual.high, (n_features,)),
             ("residual.weights", residual.weights, (n_weights,)),
             ("residual.whitening", residual.whitening, (sum(n * n for n in sizes),)),
+            ("residual.shift", residual.shift, (sizes[0] ** 2,)),
             ("residual.limit", residual.limit, (n_features,)),
             ("tracts.strength", tracts.strength, (n_tracts,)),
             ("tracts.gate", tracts.gate, (n_voxels, 2)),
@@ -117,6 +130,8 @@ class ConnectivityTracker:
         )
         self._weights = np.array(residual.weights, np.float32)
         self._whitening = np.array(residual.whitening, np.float32)
+        self._shift_whitening = np.array(residual.shift, np.float32)
+        self._n_input = sizes[0]
         counts = np.concatenate([tap.voxel_counts() for tap in taps])
         self._nodes = np.array([counts, *tracts.gate.T, tracts.active], np.float64)
         with np.errstate(over="ignore"):  # a scale next to 0 is silly, and no reason to warn or stop
@@ -130,7 +145,7 @@ class ConnectivityTracker:
             for h in range(target, target + n_targets)
         ]
         self._strong = strong_tracts(taps, tracts.strength)
-        self._state = np.zeros((2, n_features))
+        self._state = np.zeros((3, n_features))
         self._work = np.empty(3 * max(tap.n_features for tap in taps) + 1, np.float32)
         self._logs = np.empty(n_features)
         self._drives = np.empty((2, counts.size))
@@ -143,21 +158,26 @@ class ConnectivityTracker:
         self._state.fill(0.0)
         self._last = Connectivity(
             residual=np.full(self._n_taps, np.nan),
+            departure=np.full(self._state.shape[1], np.nan),
+            shift=np.full(1 + self._n_input, np.nan),
             tract_z=np.full(self._tracts.shape[1], np.nan),
             alarming=self._quiet[kernel.ALARMING],
             under=self._quiet[kernel.UNDER],
             root=None,
             weakest=None,
             residual_score=None,
+            shift_score=None,
             tract_score=None,
         )
 
-    def update(self, block: SpatialBlock | None, good: BoolArray) -> Connectivity:
+    def update(self, block: SpatialBlock | None, picture: FloatArray | None, good: BoolArray) -> Connectivity:
         """Take in one frame's block; a frame without one repeats the last scores.
 
         Parameters
         ----------
         block : SpatialBlock or None
+        picture : (n_statistics + 2,) float64 or None
+            As in `StatRow`.
         good : (n_taps,) bool
             Taps without non-finite values. The others, and those not in the block, are masked.
 
@@ -172,10 +192,11 @@ class ConnectivityTracker:
         require_array("good", good, (self._n_taps,), BOOL)
         usable = good & block.taps
         bank = self._features
-        levels = bank.update(block, usable)
+        levels = bank.update(block, picture, usable)
         # NumPy's logarithm of an array takes several at once, the compiled scalar one does not.
         np.log(levels, out=self._logs)
         residual = np.empty(self._n_taps)
+        shift = np.empty(1 + self._n_input)
         largest = kernel.residuals(
             levels,
             self._logs,
@@ -184,9 +205,11 @@ class ConnectivityTracker:
             bank.table,
             self._weights,
             self._whitening,
+            self._shift_whitening,
             self._state,
             self._work,
             residual,
+            shift,
         )
         tract_z = np.empty(self._tracts.shape[1])
         drives = self._drives
@@ -204,12 +227,15 @@ class ConnectivityTracker:
             )
         self._last = Connectivity(
             residual=residual,
+            departure=self._state[0].copy(),
+            shift=shift,
             tract_z=tract_z,
             alarming=marked[kernel.ALARMING],
             under=marked[kernel.UNDER],
             root=None if root < 0 else root,
             weakest=None if weakest < 0 else self._ends[weakest],
             residual_score=None if math.isnan(largest) else largest,
+            shift_score=None if math.isnan(shift[0]) else float(shift[0]),
             tract_score=None if weakest < 0 else -float(tract_z[weakest]),
         )
         return self._last
@@ -233,13 +259,14 @@ def strong_tracts(taps: tuple[TapSpec, ...], strength: FloatArray) -> BoolArray:
 
 def _layout(taps: tuple[TapSpec, ...]) -> IntArray:
     """Where each tap's part of every array begins; columns as the kernel names them."""
-    rows = []
+    rows: list[tuple[int, ...]] = []
     channel = voxel = feature = edge = weight = whitening = 0
     inputs = 1
     for tap in taps:
         cells = tap.grid[1] * tap.grid[2]
-        groups = tap.n_features - tap.n_voxels
-        rows.append((channel, voxel, feature, edge, weight, whitening, groups, tap.n_voxels, cells))
+        groups = tap.n_features - tap.n_voxels - tap.n_statistics
+        starts = (channel, voxel, feature, edge, weight, whitening)
+        rows.append((*starts, groups, tap.n_voxels, tap.n_statistics, cells))
         channel += tap.n_channels
         voxel += tap.n_voxels
         feature += tap.n_features

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from edge_monitor.errors import InputError, MapError
-from edge_monitor.kernels import goertzel
+from edge_monitor.kernels import goertzel, line
 from edge_monitor.region_map import EegBaseline
 from edge_monitor.types import BANDS, STATES, BandPowers, BoolArray, FloatArray, IntArray
 
@@ -19,6 +19,12 @@ EDGES_HZ = ((0.5, 4.0), (4.0, 8.0), (8.0, 13.0), (13.0, 30.0), (30.0, 100.0))
 REFERENCE_RATE_HZ = 200.0
 WINDOWS = (256, 256, 128, 64, 32)
 """Frames each band looks back on, `BANDS` order (design D5)."""
+
+LINE_WINDOW, LINE_FIRST = 64, 2
+"""Window of the spectrum in which lines are sought, and its first bin: below, driving itself has lines."""
+LINE_BINS = LINE_WINDOW // 2 + 1 - LINE_FIRST
+LINE = len(WINDOWS)
+"""Place of that window behind those of the bands."""
 
 IDLE = STATES.index("idle")
 
@@ -69,6 +75,17 @@ class BandPlan(msgspec.Struct, frozen=True, eq=False):
             bins[-1, 1] += 1
         bins = np.clip(bins, 1, nyquist[:, None] + 1)  # bin 0 is the mean, which is removed
         return cls(float(frame_rate_hz), WINDOWS, edges * frame_rate_hz, bins)
+
+    def with_line(self) -> BandPlan:
+        """Return the same bands, and behind them the window of `LINE_WINDOW` frames up to Nyquist."""
+        edges = np.array([[LINE_FIRST / LINE_WINDOW, 0.5]]) * self.frame_rate_hz
+        bins = np.array([[LINE_FIRST, LINE_WINDOW // 2 + 1]])
+        return BandPlan(
+            self.frame_rate_hz,
+            (*self.windows, LINE_WINDOW),
+            np.vstack([self.edges_hz, edges]),
+            np.vstack([self.bins, bins]),
+        )
 
     @property
     def observable(self) -> BoolArray:
@@ -257,12 +274,16 @@ class EegTracker:
 
     def __init__(self, baseline: EegBaseline, n_taps: int, frame_rate_hz: float) -> None:
         plan = BandPlan.make(baseline.scale_mode, frame_rate_hz)
-        self._bank = BandBank(plan, n_taps)
+        self._bank = BandBank(plan.with_line(), n_taps)
         self._shape = (n_taps, len(BANDS))
-        for name in ("floor", "mean", "scale"):
+        line_level = (n_taps, LINE_BINS)
+        for name, expected in (
+            *((name, self._shape) for name in ("floor", "mean", "scale")),
+            *(("line_level", line_level), ("line", (n_taps, 3))),
+        ):
             shape = getattr(baseline, name).shape
-            if shape != self._shape:
-                raise MapError(f"eeg.{name}", f"shape {shape} is not {self._shape}")
+            if shape != expected:
+                raise MapError(f"eeg.{name}", f"shape {shape} is not {expected}")
         known = plan.observable & ~np.isnan(baseline.mean) & ~np.isnan(baseline.scale)
         for name, values in (("floor", baseline.floor[known]), ("scale", baseline.scale[known])):
             if not np.all(values > 0):
@@ -270,10 +291,14 @@ class EegTracker:
         self._floor = np.array(baseline.floor, np.float64, order="C")
         self._mean = np.array(baseline.mean, np.float64, order="C")
         self._scale = np.where(known, baseline.scale, np.nan)
+        self._line_level = np.array(baseline.line_level, np.float64, order="C")
+        self._line = np.array(baseline.line, np.float64, order="C")
+        self._line_smooth = np.full(n_taps, np.nan)
 
     def reset(self) -> None:
         """Forget everything but the baseline."""
         self._bank.reset()
+        self._line_smooth.fill(np.nan)
 
     @property
     def warm(self) -> bool:
@@ -282,11 +307,23 @@ class EegTracker:
 
     def update(self, signals: FloatArray, good: BoolArray, missing: int) -> BandPowers:
         """Take in one frame; parameters and errors as for `BandBank.update`."""
-        power = self._bank.update(signals, good, missing)
+        power = self._bank.update(signals, good, missing)[:, :LINE].copy()
         z = np.empty(self._shape)
         state = np.empty(self._shape[0], np.int64)
         score = goertzel.standardise(power, self._floor, self._mean, self._scale, IDLE, z, state)
-        return BandPowers(power, z, state, self._bank.held, None if math.isnan(score) else score)
+        line_z = np.empty(self._shape[0])
+        line_score = line.peak_over_floor(
+            self._bank.psd(LINE), self._line_level, self._line, self._line_smooth, line_z
+        )
+        return BandPowers(
+            power=power,
+            z=z,
+            state=state,
+            held=self._bank.held,
+            score=None if math.isnan(score) else score,
+            line=line_z,
+            line_score=None if math.isnan(line_score) else line_score,
+        )
 
 
 def log_powers(power: FloatArray, floor: FloatArray) -> FloatArray:

@@ -9,8 +9,15 @@ from edge_monitor.kernels import surprise
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS, Evidence, FloatArray
 
-SMOOTHING = 2.0 / (8 + 1)
-"""Weight of a new score: an exponentially weighted mean over 8 frames (design section 6)."""
+MEAN_OF_8 = 2.0 / (8 + 1)
+"""Weight of a new score in an exponentially weighted mean over 8 frames (design section 6)."""
+SMOOTHING = np.array(
+    [1.0 if channel in {"residual", "shift", "line", "stall"} else MEAN_OF_8 for channel in CHANNELS]
+)
+"""Weight of a new score of each channel; the others are smoothed where they are made."""
+OVEREXPOSED, OVEREXPOSED_FRAMES = 0.15, 45
+"""A picture is overexposed for so many frames from one on that has this share of its regions next to full scale:
+clean drives have most of their false events at tunnel exits (design section 6)."""
 
 
 class EvidenceTracker:
@@ -29,20 +36,28 @@ class EvidenceTracker:
 
     def __init__(self, null: EvidenceNull) -> None:
         n = len(CHANNELS)
-        for name, shape in (("quantiles", (n, null.tail.size)), ("excess", (n,)), ("threshold", (n,))):
+        for name, shape in (("quantiles", (n, null.tail.size)), ("excess", (n,)), ("threshold", (n, 2))):
             found = getattr(null, name).shape
             if found != shape:
                 raise MapError(f"evidence.{name}", f"shape {found}, expected {shape}")
         self._null = null
+        self._thresholds = tuple(np.ascontiguousarray(null.threshold.T))
         self._scores, self._smooth, self._surprise, self._ratio = np.empty((4, n))
         self.reset()
 
     def reset(self) -> None:
         """Start the smoothing anew, as after a gap in the stream."""
         self._smooth.fill(np.nan)
+        self._overexposed = 0
 
-    def update(self, scores: tuple[float | None, ...]) -> Evidence:
-        """Take in one frame's scores, in the order of `CHANNELS`; None where there is none."""
+    def update(self, scores: tuple[float | None, ...], bright: float | None) -> Evidence:
+        """Take in one frame's scores, in the order of `CHANNELS`; None where there is none.
+
+        ``bright``: share of the picture's regions next to full scale.
+        """
+        self._overexposed = max(0, self._overexposed - 1)
+        if bright is not None and bright >= OVEREXPOSED:
+            self._overexposed = OVEREXPOSED_FRAMES
         for c, score in zip(range(self._scores.size), scores, strict=True):
             self._scores[c] = np.nan if score is None else score
         null = self._null
@@ -52,12 +67,12 @@ class EvidenceTracker:
             null.tail,
             null.quantiles,
             null.excess,
-            null.threshold,
+            self._thresholds[self._overexposed > 0],
             self._smooth,
             self._surprise,
             self._ratio,
         )
-        return Evidence(self._smooth.copy(), self._surprise.copy(), self._ratio.copy())
+        return Evidence(self._smooth.copy(), self._surprise.copy(), self._ratio.copy(), self._overexposed > 0)
 
 
 def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:
@@ -89,14 +104,16 @@ def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:
 
 def surprise_of(scores: FloatArray, tail: FloatArray, quantiles: FloatArray, excess: float) -> FloatArray:
     """Surprise of one channel's scores, (n,) float64, as `EvidenceTracker` computes it; NaN stays NaN."""
-    null = (tail, quantiles[None], np.array([excess]), np.ones(1))
-    one, out, ratio = np.empty(1), np.empty(1), np.empty(1)
-    result = np.empty(scores.shape)
-    for i, score in enumerate(scores):
-        one[0] = score
-        surprise.update(one, 1.0, *null, np.full(1, np.nan), out, ratio)
-        result[i] = out[0]
-    return result
+    if np.isnan(quantiles).any():
+        return np.full(scores.shape, np.nan)
+    high = np.clip(np.searchsorted(quantiles, scores, side="left"), 1, tail.size - 1)
+    low = high - 1
+    rise = quantiles[high] - quantiles[low]
+    share = np.divide(scores - quantiles[low], rise, out=np.zeros(scores.shape), where=rise > 0)
+    within = -np.log(tail[low]) + share * np.log(tail[low] / tail[high])
+    beyond = -np.log(tail[-1]) + (scores - quantiles[-1]) / excess
+    surprising = np.where(scores > quantiles[-1], beyond, np.where(scores <= quantiles[0], 0.0, within))
+    return np.where(np.isnan(scores), np.nan, surprising)
 
 
 def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events_per_hour: float) -> float:

@@ -20,7 +20,9 @@ from edge_monitor.types import (
     CHANNELS,
     BandPowers,
     Connectivity,
+    Consistency,
     Evidence,
+    FaultGuess,
     FlagState,
     FlagStatus,
     HealthState,
@@ -48,6 +50,7 @@ class Limits(msgspec.Struct, frozen=True):
     deadline_ns: int
     silence_ns: int
     repeats_by_nature: bool
+    least_agreement: float
 
 
 class Findings(msgspec.Struct, frozen=True, eq=False):
@@ -60,7 +63,9 @@ class Findings(msgspec.Struct, frozen=True, eq=False):
     bands: BandPowers | None = None
     regions: RegionScores | None = None
     connectivity: Connectivity | None = None
+    consistency: Consistency | None = None
     evidence: Evidence | None = None
+    guess: FaultGuess | None = None
     event: ProbeEvent | None = None
 
 
@@ -146,6 +151,30 @@ def _latency_high(f: Findings) -> Verdict:
     return Verdict(True, "model misses its deadline", {"latency_ms": latency_ms, "deadline_ms": deadline_ms})
 
 
+def _time_backwards(f: Findings) -> Verdict:
+    if f.row is None or f.vitals is None:
+        return UNKNOWN
+    return Verdict(True, "a frame was taken before the one that came first") if f.vitals.backwards else PASSED
+
+
+def _frames_lost(f: Findings) -> Verdict:
+    if f.row is None or f.vitals is None:
+        return UNKNOWN
+    if f.vitals.missing == 0:
+        return PASSED
+    return Verdict(True, "frames are missing again and again", {"missing": float(f.vitals.missing)})
+
+
+def _views_disagree(f: Findings) -> Verdict:
+    if f.consistency is None or f.consistency.agreement is None:
+        return UNKNOWN
+    agreement, least = f.consistency.agreement, f.limits.least_agreement
+    if agreement >= least:
+        return PASSED
+    text = "NN-EEG and NN-fMRI contradict each other"
+    return Verdict(True, text, {"agreement": agreement, "least_clean": least})
+
+
 def _evidence(channel: str, explain: Callable[[Findings], str]) -> Callable[[Findings], Verdict]:
     """Return the test of one evidence channel: failed at its threshold, passed well below it."""
     index = CHANNELS.index(channel)
@@ -163,9 +192,40 @@ def _evidence(channel: str, explain: Callable[[Findings], str]) -> Callable[[Fin
             "surprise": float(f.evidence.surprise[index]),
             "score": float(f.evidence.score[index]),
         }
-        return Verdict(True, explain(f), values)
+        if f.consistency is not None:  # every alarm tells how far the two views agree (design D9)
+            c = f.consistency
+            terms = {"consistency": c.score, "rho": c.rho, "agreement": c.agreement, "coherence": c.coherence}
+            values |= {name: term for name, term in terms.items() if term is not None}
+        return Verdict(True, f"{explain(f)}{_likely(f.guess)}", values)
 
     return test
+
+
+def _likely(guess: FaultGuess | None) -> str:
+    """Words about the likely fault, as far as there is a head that knows."""
+    if guess is None or guess.score is None:
+        return ""
+    if guess.name is None or guess.score < 0.0:
+        return "; fault unknown"
+    return f"; looks like {guess.name} ({guess.confidence:.0%})"
+
+
+def _explain_shift(f: Findings) -> str:
+    return "the picture changes more than it does between scenes"
+
+
+def _explain_line(f: Findings) -> str:
+    if f.bands is None:
+        return "a layer's level swings at one frequency"
+    return f"the level of {f.taps[int(np.nanargmax(f.bands.line))].name} swings at one frequency"
+
+
+def _explain_stall(f: Findings) -> str:
+    return "the vehicle drives and the scene stands still"
+
+
+def _explain_fault(f: Findings) -> str:
+    return "all findings together are those of a fault"
 
 
 def _explain_input(f: Findings) -> str:
@@ -268,10 +328,24 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("SELF_TEST_FAILED", "self-test failed", _FAIL, _reported("SELF_TEST_FAILED"), _ONCE, 8, 0.0, True,
             34, "Golden frames give other activations than recorded: changed weights, delegate or buffers."),
     FlagRow("CONNECTIVITY_ABNORMAL", "abnormal connectivity", _FAIL, _evidence("residual", _explain_residual),
-            16, 8, 2.0, False, 1000, "A layer does not follow from the one before it as in calibration: "
+            32, 8, 2.0, False, 1000, "A layer does not follow from the one before it as in calibration: "
             "broken weights, units or buffers, or a picture that is far off."),
     FlagRow("TRACT_BROKEN", "broken tract", _WARN, _evidence("tracts", _explain_tract), 16, 8, 2.0,
             False, 1000, "A voxel is active and what it drives stays silent."),
+    FlagRow("INPUT_SHIFTED", "sudden change of the picture", _FAIL, _evidence("shift", _explain_shift), 32, 8,
+            4.0, False, 500, "Level, sharpness or noise of the picture leave the last seconds' faster than any scene."),
+    FlagRow("INPUT_FLICKERS", "flicker", _FAIL, _evidence("line", _explain_line), 32, 8, 4.0, False, 2500,
+            "One frequency stands out: flicker, a hunting exposure control, a rolling band."),
+    FlagRow("INPUT_STALLED", "stalled scene", _FAIL, _evidence("stall", _explain_stall), 32, 8, 4.0, False, 1500,
+            "The vehicle drives, the picture has fresh noise, but the scene stands still."),
+    FlagRow("FAULT_RECOGNISED", "recognised fault", _FAIL, _evidence("faults", _explain_fault), 32, 8, 4.0, False,
+            500, "The fault head takes what it sees for a fault that it was trained on."),
+    FlagRow("TIME_BACKWARDS", "time runs back", _FAIL, _time_backwards, _ONCE, 4, 0.0, False, 34,
+            "A frame carries an earlier capture time than the one before: reordered or repeated buffers."),
+    FlagRow("FRAMES_LOST", "lost frames", _WARN, _frames_lost, 32, 1, 2.0, False, 1500,
+            "Single frames are missing again and again."),
+    FlagRow("VIEWS_DISAGREE", "views disagree", _WARN, _views_disagree, 1, 1, 2.0, False, 9000,
+            "NN-EEG and NN-fMRI contradict each other for longer than they ever did in clean driving."),
 )
 # fmt: on
 

@@ -62,7 +62,8 @@ class FmriTracker:
 
     def __init__(self, taps: tuple[TapSpec, ...], baseline: FmriBaseline, theta: FloatArray) -> None:
         counts = np.concatenate([tap.voxel_counts() for tap in taps])
-        rows = {"median": baseline.median, "scale": baseline.scale, "theta": theta, "floor": baseline.floor}
+        rows = {"median": baseline.median, "scale": baseline.scale, "theta": theta}
+        rows |= {"floor": baseline.floor, "bright": baseline.bright}
         for name, row in rows.items():
             if row.shape != counts.shape:
                 raise MapError(f"fmri.{name}", f"shape {row.shape}, expected {counts.shape}")
@@ -83,6 +84,7 @@ class FmriTracker:
             severity=None,
             score=None,
             input_score=None,
+            bright=None,
         )
 
     def update(self, block: SpatialBlock | None, good: BoolArray) -> RegionScores:
@@ -109,7 +111,7 @@ class FmriTracker:
         require_array("good", good, (n_taps,), BOOL)
         scores = np.empty((2, n_voxels))
         taps = np.empty(n_taps)
-        summary = np.empty(3)
+        summary = np.empty(4)
         worst = kernel.score(
             block.voxels,
             float(block.frames),
@@ -121,7 +123,10 @@ class FmriTracker:
             taps,
             summary,
         )
-        severity, score, input_score = (None if x != x else x for x in summary.tolist())  # noqa: PLR0124
+        severity, score, input_score, bright = (
+            None if x != x else x  # noqa: PLR0124
+            for x in summary.tolist()
+        )
         self._last = RegionScores(
             density=scores[0],
             z=scores[1],
@@ -130,5 +135,6 @@ class FmriTracker:
             severity=severity,
             score=score,
             input_score=input_score,
+            bright=bright,
         )
         return self._last

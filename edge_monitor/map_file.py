@@ -24,6 +24,7 @@ from edge_monitor.region_map import (
     CrossmodalNull,
     EegBaseline,
     EvidenceNull,
+    FaultHead,
     FmriBaseline,
     Golden,
     Impact,
@@ -34,7 +35,7 @@ from edge_monitor.region_map import (
 )
 from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 
-FORMAT = 2
+FORMAT = 3
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 _N_BANDS, _N_STATES, _N_CHANNELS = len(BANDS), len(STATES), len(CHANNELS)
@@ -94,6 +95,7 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
             crossmodal=msgspec.convert(meta["crossmodal"], CrossmodalNull),
             golden=_section(Golden, "golden", meta, arrays),
             impact=None if meta["impact"] is None else _section(Impact, "impact", meta, arrays),
+            faults=None if meta["faults"] is None else _section(FaultHead, "faults", meta, arrays),
         )
     except KeyError as error:
         raise MapError(name, f"{error.args[0]} is missing") from error
@@ -164,9 +166,12 @@ def _verify(region_map: RegionMap, name: str) -> None:
         "eeg.profile_mean": bands,
         "eeg.profile_covariance": (*bands, _N_BANDS),
         "eeg.state_mix": (n_taps, _N_STATES),
+        "eeg.line_level": (n_taps, *region_map.eeg.line_level.shape[-1:]),
+        "eeg.line": (n_taps, 3),
         "fmri.median": (n_voxels,),
         "fmri.scale": (n_voxels,),
         "fmri.floor": (n_voxels,),
+        "fmri.bright": (n_voxels,),
         "tracts.strength": (n_tracts,),
         "tracts.fidelity": (n_tracts,),
         "tracts.gate": (n_voxels, 2),
@@ -178,11 +183,12 @@ def _verify(region_map: RegionMap, name: str) -> None:
         "residual.high": (sum(n_features),),
         "residual.weights": (n_weights,),
         "residual.whitening": (sum(n * n for n in n_features),),
+        "residual.shift": (n_features[0] ** 2,),
         "residual.limit": (sum(n_features),),
         "evidence.tail": (n_points,),
         "evidence.quantiles": (_N_CHANNELS, n_points),
         "evidence.excess": (_N_CHANNELS,),
-        "evidence.threshold": (_N_CHANNELS,),
+        "evidence.threshold": (_N_CHANNELS, 2),
         "golden.outputs": (n_golden, *region_map.golden.outputs.shape[-1:]),
         "golden.signals": (n_golden, n_taps),
     }
@@ -197,6 +203,15 @@ def _verify(region_map: RegionMap, name: str) -> None:
             "impact.pairs": (n_taps - 1,),
             "impact.history_pairs": (n_history,),
             "impact.history_theta": (n_history, n_voxels),
+        }
+    if region_map.faults is not None:
+        # The head names how many inputs it takes; whether these are the taps' own is seen where it runs.
+        n_inputs, n_hidden = region_map.faults.mean.size, region_map.faults.hidden.shape[-1]
+        shapes |= {
+            "faults.mean": (n_inputs,),
+            "faults.scale": (n_inputs,),
+            "faults.hidden": (n_inputs + 1, n_hidden),
+            "faults.output": (n_hidden + 1, 1 + len(region_map.faults.names)),
         }
     for key, shape in shapes.items():
         section, field = key.split(".")
@@ -227,7 +242,7 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
         raise MapError(name, f"golden.tolerance is {tolerance}, must not be negative")
     if not 0 <= region_map.crossmodal.coherence_bias < 1:
         raise MapError(name, f"crossmodal.coherence_bias is {region_map.crossmodal.coherence_bias}")
-    for key in ("temporal_error", "spatial_error"):  # infinite: nothing is an error
+    for key in ("temporal_error", "spatial_error", "least_agreement"):  # infinite: nothing is an error
         if np.isnan(getattr(region_map.crossmodal, key)):
             raise MapError(name, f"crossmodal.{key} is nan")
     if len(region_map.tracts.problems) != n_transitions:
@@ -246,7 +261,7 @@ def _verify_residual(residual: ResidualBaseline, name: str) -> None:
     """Refuse bounds that cross, and numbers that overflow in the precision of the device."""
     if (residual.low > residual.high).any():
         raise MapError(name, "residual.low lies above residual.high")
-    for key in ("weights", "whitening"):
+    for key in ("weights", "whitening", "shift"):
         array = getattr(residual, key)
         if (np.abs(array) > np.finfo(np.float32).max).any():
             raise MapError(name, f"residual.{key} has {np.abs(array).max()}: beyond single precision")
@@ -258,8 +273,11 @@ _MAY_BE_MISSING = {
     "eeg.scale",
     "eeg.profile_mean",
     "eeg.profile_covariance",
+    "eeg.line_level",
+    "eeg.line",
     "fmri.scale",
     "fmri.floor",
+    "fmri.bright",
     "tracts.strength",
     "tracts.fidelity",
     "tracts.gate",
@@ -283,6 +301,7 @@ _POSITIVE = {
     "tracts.scale",
     "residual.floor",
     "residual.limit",
+    "faults.scale",
     "evidence.excess",
     "evidence.threshold",
 }

@@ -9,6 +9,7 @@ from edge_monitor.connectivity import ConnectivityTracker
 from edge_monitor.crossmodal import ConsistencyTracker
 from edge_monitor.eeg import EegTracker
 from edge_monitor.evidence import EvidenceTracker
+from edge_monitor.fault_head import FaultHeadTracker
 from edge_monitor.flags import FLAGS, Findings, FlagTracker, Limits
 from edge_monitor.fmri import FmriTracker
 from edge_monitor.kernels.goertzel import GAP_LIMIT
@@ -60,12 +61,14 @@ class Monitor:
             deadline_ns=int(period_ns if deadline_ms is None else deadline_ms * 1e6),
             silence_ns=int(settings.silence_frames * period_ns),
             repeats_by_nature=settings.repeats_by_nature,
+            least_agreement=region_map.crossmodal.least_agreement,
         )
         self._vitals = VitalsTracker(rate_hz, region_map.taps[0])
         self._eeg = EegTracker(region_map.eeg, len(region_map.taps), rate_hz)
         self._fmri = FmriTracker(region_map.taps, region_map.fmri, region_map.theta)
         self._connectivity = ConnectivityTracker(region_map.taps, region_map.residual, region_map.tracts)
         self._crossmodal = ConsistencyTracker(region_map.crossmodal)
+        self._fault_head = FaultHeadTracker(region_map.faults, region_map.taps)
         self._evidence = EvidenceTracker(region_map.evidence)
         self._flags = FlagTracker()
         self.reset()
@@ -85,7 +88,7 @@ class Monitor:
         """Forget everything but the region map."""
         for stage in (
             *(self._vitals, self._eeg, self._fmri, self._connectivity),
-            *(self._crossmodal, self._evidence, self._flags),
+            *(self._crossmodal, self._fault_head, self._evidence, self._flags),
         ):
             stage.reset()
         self.report = HealthReport(
@@ -110,23 +113,39 @@ class Monitor:
         """Take in one frame's row."""
         vitals = self._vitals.update(row)
         if vitals.missing > GAP_LIMIT:  # the EEG restarts its windows by itself
-            for stage in (self._fmri, self._connectivity, self._crossmodal, self._evidence):
+            for stage in (
+                *(self._fmri, self._connectivity, self._crossmodal),
+                *(self._fault_head, self._evidence),
+            ):
                 stage.reset()
         good = row.nonfinite == 0
         bands = self._eeg.update(row.signals, good, vitals.missing)
         regions = self._fmri.update(row.spatial, good)
-        connectivity = self._connectivity.update(row.spatial, good)
+        connectivity = self._connectivity.update(row.spatial, row.picture, good)
         consistency = self._crossmodal.update(
             bands.power[:, _GAMMA], bands.score, regions.severity, regions.score
         )
+        guess = self._fault_head.update(connectivity, bands, vitals)
         evidence = self._evidence.update(
             (
+                *(connectivity.residual_score, connectivity.shift_score, bands.line_score),
+                *(guess.score if guess else None, vitals.stall),
                 *(regions.input_score, regions.score, bands.score, vitals.entropy),
-                *(connectivity.residual_score, connectivity.tract_score),
-            )
+                connectivity.tract_score,
+            ),
+            regions.bright,
         )
         findings = Findings(
-            self._limits, self.region_map.taps, vitals, row, bands, regions, connectivity, evidence
+            limits=self._limits,
+            taps=self.region_map.taps,
+            vitals=vitals,
+            row=row,
+            bands=bands,
+            regions=regions,
+            connectivity=connectivity,
+            consistency=consistency,
+            evidence=evidence,
+            guess=guess,
         )
         state, reasons, transitions = self._conclude(row.frame, row.t_ns, findings)
         self.report = HealthReport(
@@ -142,6 +161,7 @@ class Monitor:
             connectivity=connectivity,
             consistency=consistency,
             evidence=evidence,
+            guess=guess,
         )
         return self.report
 

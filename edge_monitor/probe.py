@@ -290,6 +290,7 @@ class Probe:
                 spatial=reduction.spatial,
                 output=self._summarizer.summarize(outputs[0]),
                 context={key: float(value) for key, value in context.items() if value is not None},
+                picture=reduction.picture,
             )
             self._rows += 1
             self._on_row(row)
@@ -322,6 +323,7 @@ class Probe:
         for feed in feeds:
             answers.append(tapped.run(feed))
             signals.append(tapped.reduce(feed[self._observed]).signals)
+        tapped.restart()  # golden frames are no past of the first real one
         self._tapped = tapped
         self.taps = tapped.specs
         self.attached = True

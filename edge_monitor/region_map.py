@@ -75,7 +75,9 @@ class EegBaseline(msgspec.Struct, frozen=True, eq=False):
     ``profile_mean`` and ``profile_covariance`` (n_taps, n_bands, n_bands): the layer's signature, mean
     and covariance over 10 s windows of log power. ``state_mix`` (n_taps, n_states): share of clean
     frames per state. ``profile_accuracy``: share of held-out 10 s windows whose nearest profile is the
-    right layer, None when there was no such window.
+    right layer, None when there was no such window. ``line_level`` (n_taps, n_bins): clean mean of the log density
+    in which lines are sought, plus a floor; ``line`` (n_taps, 3): that floor, median and 1.4826 MAD of the peak
+    over the floor of the spectrum, NaN where it never varied.
     """
 
     scale_mode: str
@@ -86,6 +88,8 @@ class EegBaseline(msgspec.Struct, frozen=True, eq=False):
     profile_covariance: FloatArray
     state_mix: FloatArray
     profile_accuracy: float | None
+    line_level: FloatArray
+    line: FloatArray
 
 
 class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
@@ -93,12 +97,31 @@ class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
 
     A voxel that never varied in calibration has scale NaN: it yields no z. ``floor`` (n_voxels,): NaN
     for a tap's voxels, which have the density of D2; for the input's, whose density is the log level
-    ``log(mean|a| + floor)``, a small share of the clean level.
+    ``log(mean|a| + floor)``, a small share of the clean level. ``bright`` (n_voxels,): mean a of the input's voxels
+    from which they count as next to full scale, NaN for the others.
     """
 
     median: FloatArray
     scale: FloatArray
     floor: FloatArray
+    bright: FloatArray
+
+
+class FaultHead(msgspec.Struct, frozen=True, eq=False):
+    """Network of one hidden layer that tells faults from clean driving and from one another (design section 6).
+
+    Its inputs are listed in `edge_monitor.fault_head`; they enter as ``asinh((x - mean) / scale)``, NaN as 0.
+    ``hidden`` (n_inputs + 1, n_hidden) and ``output`` (n_hidden + 1, 1 + n_faults) float64: weights, the last row
+    the bias; output 0 is clean driving, the others are ``names``. ``accuracy``: share of faults named right among those
+    of drives that it was not trained on, None when there were none.
+    """
+
+    names: tuple[str, ...]
+    mean: FloatArray
+    scale: FloatArray
+    hidden: FloatArray
+    output: FloatArray
+    accuracy: float | None
 
 
 class Impact(msgspec.Struct, frozen=True, eq=False):
@@ -160,8 +183,9 @@ class ResidualBaseline(msgspec.Struct, frozen=True, eq=False):
     of (2 m + 1, own features), m features of the tap before, flattened row by row: weights of the
     bounded log features, of the same on a linear scale, and the constant; tap 0 has the constant alone.
     ``whitening``: for each tap a matrix (own features, own features) that turns a smoothed residual into
-    directions whose root of summed squares is 1 at the most that calibration saw. ``limit`` (n_features,):
-    smoothed residual at which one feature is out of its calibrated range.
+    directions whose root of summed squares is 1 at the most that calibration saw; ``shift``: the same for
+    the input's smoothed residuals less their slow mean. ``limit`` (n_features,): smoothed residual at which one
+    feature is out of its calibrated range.
     """
 
     floor: FloatArray
@@ -169,6 +193,7 @@ class ResidualBaseline(msgspec.Struct, frozen=True, eq=False):
     high: FloatArray
     weights: FloatArray
     whitening: FloatArray
+    shift: FloatArray
     limit: FloatArray
 
 
@@ -177,8 +202,10 @@ class EvidenceNull(msgspec.Struct, frozen=True, eq=False):
 
     ``quantiles`` (n_channels, n_points): clean scores at the tail probabilities ``tail`` (n_points,)
     from 1 down to 0.005; ``excess`` (n_channels,): scale of the exponential beyond. ``threshold``
-    (n_channels,): surprise in nats at which the channel alarms; NaN switches the channel off.
-    ``held_out_alarms`` counts alarms on held-out clean frames, ``held_out_hours`` their length.
+    (n_channels, 2): surprise in nats at which the channel alarms, and at which it does while the picture is
+    overexposed; NaN switches the channel off. ``alarms_per_hour``: the budget the thresholds were set for.
+    ``held_out_alarms`` counts alarms on held-out clean frames, ``held_out_hours`` their length; on
+    ``judge_hours`` of clean frames that tuned nothing, ``judge_alarms`` were raised.
     """
 
     tail: FloatArray
@@ -188,14 +215,21 @@ class EvidenceNull(msgspec.Struct, frozen=True, eq=False):
     alarms_per_hour: float
     held_out_alarms: int
     held_out_hours: float
+    judge_alarms: int
+    judge_hours: float
 
 
 class CrossmodalNull(msgspec.Struct, frozen=True):
-    """Clean reference of the consistency score: mean coherence of clean data, and what is an error."""
+    """Clean reference of the consistency score.
+
+    Mean coherence of clean data; the anomaly scores from which a view sees an error; the agreement that
+    clean data never falls below.
+    """
 
     coherence_bias: float
     temporal_error: float
     spatial_error: float
+    least_agreement: float
 
 
 class Golden(msgspec.Struct, frozen=True, eq=False):
@@ -225,6 +259,7 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
     crossmodal: CrossmodalNull
     golden: Golden
     impact: Impact | None = None
+    faults: FaultHead | None = None
 
     @property
     def theta(self) -> FloatArray:

@@ -24,9 +24,16 @@ STATES = ("deep processing", "memory", "idle", "active", "high-level")
 """Name of a tap's state by its dominant band, in the order of `BANDS` (design D6)."""
 
 
-CHANNELS = ("input", "spatial", "temporal", "output", "residual", "tracts")
-"""Evidence channels: input densities, layer densities, band powers, output entropy, functional residual
-between layers, structural tracts."""
+CHANNELS = (
+    *("residual", "shift", "line", "faults", "stall"),
+    *("input", "spatial", "temporal", "output", "tracts"),
+)
+"""Evidence channels. Those that detect: functional residual between layers, sudden shift of the input, spectral
+line over the floor, fault head, stalled scene. Those that explain: input densities, layer densities, band
+powers, output entropy, structural tracts."""
+
+PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same")
+"""Statistics of each region of a picture, see `kernels.picture`."""
 
 CHANNEL_GROUPS = 32
 """At most so many channel groups of a tap enter the functional residual (design D10)."""
@@ -58,13 +65,15 @@ class TapSpec(msgspec.Struct, frozen=True):
     ``shape`` is (channels, height, width) without the batch axis; a dense layer of N units is
     (N, 1, 1). ``grid`` is (channel groups, rows, columns), already clamped to the shape.
     ``step`` is the spatial stride at which the tensor is read: 1 except for the input, of which at
-    most 64 x 64 points are looked at. ``shape`` is the shape after that stride.
+    most 64 x 64 points are looked at. ``shape`` is the shape after that stride. ``picture``: the input has
+    the statistics of `PICTURE` for each cell of its grid.
     """
 
     name: str
     shape: tuple[int, int, int]
     grid: tuple[int, int, int]
     step: tuple[int, int] = (1, 1)
+    picture: bool = False
 
     @property
     def size(self) -> int:
@@ -81,8 +90,13 @@ class TapSpec(msgspec.Struct, frozen=True):
 
     @property
     def n_features(self) -> int:
-        """Features of the functional residual: channel groups, then voxels."""
-        return min(self.n_channels, CHANNEL_GROUPS) + self.n_voxels
+        """Features of the functional residual: channel groups, voxels, statistics of the picture."""
+        return min(self.n_channels, CHANNEL_GROUPS) + self.n_voxels + self.n_statistics
+
+    @property
+    def n_statistics(self) -> int:
+        """Statistics of the picture: `PICTURE` of the first region, of the second, and so on."""
+        return self.grid[1] * self.grid[2] * len(PICTURE) if self.picture else 0
 
     def group_edges(self) -> IntArray:
         """First channel of each channel group, and the end of the last: ``floor(k C / g)``."""
@@ -129,7 +143,9 @@ class StatRow(msgspec.Struct, frozen=True, eq=False):
     ``t_ns`` is CLOCK_MONOTONIC at the end of inference, ``t_capture_ns`` the caller's own time of
     the frame. ``signals`` (n_taps,) float64: mean |a| over finite elements (D1); ``nonfinite``
     (n_taps,) int64. ``fingerprint``: 64-bit hash of the sampled input. ``context``: named numbers
-    from the vehicle (speed_mps, exposure, ...).
+    from the vehicle (speed_mps, exposure, ...). ``picture`` (n_statistics + 2,) float64: statistics of
+    the input's regions, then how much its thumbnail moved over 1 and over 16 frames; NaN while there are
+    not so many frames.
     """
 
     frame: int
@@ -142,6 +158,7 @@ class StatRow(msgspec.Struct, frozen=True, eq=False):
     spatial: SpatialBlock | None = None
     output: OutputSummary | None = None
     context: dict[str, float] = {}
+    picture: FloatArray | None = None
 
 
 class ProbeEvent(msgspec.Struct, frozen=True):
@@ -169,7 +186,8 @@ class BandPowers(msgspec.Struct, frozen=True, eq=False):
     and where the band is unobservable. ``z`` (n_taps, n_bands): robust z of log power against the
     calibrated baseline. ``state`` (n_taps,) int64: index into `STATES`, -1 while not warm.
     ``held`` (n_taps,) int64: samples in the longest window that were held, not measured.
-    ``score``: temporal anomaly score, None while not warm.
+    ``score``: temporal anomaly score, None while not warm. ``line`` (n_taps,): robust z of the strongest
+    spectral line over the floor, NaN while not warm; ``line_score``: the largest of them.
     """
 
     power: FloatArray
@@ -177,6 +195,8 @@ class BandPowers(msgspec.Struct, frozen=True, eq=False):
     state: IntArray
     held: IntArray
     score: float | None
+    line: FloatArray
+    line_score: float | None
 
 
 class RegionScores(msgspec.Struct, frozen=True, eq=False):
@@ -186,7 +206,7 @@ class RegionScores(msgspec.Struct, frozen=True, eq=False):
     the map; NaN where the tap was masked. ``tap_score`` (n_taps,): root mean square z of the tap's
     voxels, NaN where masked. ``worst``: voxel with the largest |theta| |z|, ``severity`` that
     product. ``score``: spatial anomaly score of the network's own taps (1 and up), ``input_score``:
-    of tap 0.
+    of tap 0. ``bright``: share of the input's voxels next to full scale.
     """
 
     density: FloatArray
@@ -196,31 +216,38 @@ class RegionScores(msgspec.Struct, frozen=True, eq=False):
     severity: float | None
     score: float | None
     input_score: float | None
+    bright: float | None
 
 
 class Connectivity(msgspec.Struct, frozen=True, eq=False):
     """How the layers drive one another in one frame (D8, D10).
 
     ``residual`` (n_taps,) float64: how far each tap is from what the tap before it predicts (tap 0: from
-    its own clean level), 1 = as far as it ever was in calibration; NaN while not known. ``tract_z``
-    (n_tracts,): robust z of the live tracts, NaN where not watched or the source is silent.
+    its own clean level), 1 = as far as it ever was in calibration; NaN while not known. ``departure``
+    (n_features,): smoothed residual of every feature, log units. ``shift`` (1 + input's features,): how far the
+    input has moved from where it was in the last seconds, in the same units as ``residual``, and feature by
+    feature; NaN while not known. ``tract_z`` (n_tracts,): robust z of the live tracts, NaN where not watched or the
+    source is silent.
 
     ``alarming`` (n_voxels,) bool: voxels of taps with a residual of 1 or more that carry it. ``root``: the
     worst of them in the earliest such tap behind the input. ``under`` (n_voxels,) bool: alarming voxels to
     which strong tracts lead from the root's tap through alarming voxels; the others have causes of their own.
 
-    ``weakest``: source and target voxel of the tract with the lowest z. ``residual_score`` and
-    ``tract_score``: largest residual of the network's own taps, and how far the weakest tract lies below
-    its baseline, in sigmas; None while not known.
+    ``weakest``: source and target voxel of the tract with the lowest z. ``residual_score``,
+    ``shift_score`` and ``tract_score``: largest residual of the network's own taps, the input's shift, and how
+    far the weakest tract lies below its baseline, in sigmas; None while not known.
     """
 
     residual: FloatArray
+    departure: FloatArray
+    shift: FloatArray
     tract_z: FloatArray
     alarming: BoolArray
     under: BoolArray
     root: int | None
     weakest: tuple[int, int] | None
     residual_score: float | None
+    shift_score: float | None
     tract_score: float | None
 
 
@@ -231,7 +258,8 @@ class Vitals(msgspec.Struct, frozen=True):
     same input as their predecessor; ``stale``: the same for identical activations under a changed
     input. ``rate_hz``: smoothed frame rate, None until measured. ``silence_ns``: time since the
     last frame (0 at a frame). ``age_ns``: time from the first frame to the last, on the
-    stream's own clock.
+    stream's own clock. ``backwards``: the frame was taken before its predecessor. ``stall``: how little the scene
+    has moved although the vehicle drives, in nats; None while it does not, or that is not known.
     """
 
     missing: int
@@ -244,6 +272,8 @@ class Vitals(msgspec.Struct, frozen=True):
     entropy: float | None
     confidence: float | None
     age_ns: int = 0
+    backwards: bool = False
+    stall: float | None = None
 
 
 class Consistency(msgspec.Struct, frozen=True):
@@ -266,11 +296,27 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
 
     ``score`` (n_channels,): smoothed score; ``surprise`` (n_channels,): -log p under the calibrated
     null, nats; ``ratio`` (n_channels,): surprise over the channel's threshold. NaN = no evidence.
+    ``overexposed``: the thresholds are those of a picture that is, or was just now, next to full scale.
     """
 
     score: FloatArray
     surprise: FloatArray
     ratio: FloatArray
+    overexposed: bool
+
+
+class FaultGuess(msgspec.Struct, frozen=True, eq=False):
+    """What the fault head takes the last frames for.
+
+    ``score``: how much likelier a fault is than clean driving, in nats; None while not warm. ``name``:
+    the likeliest fault, None when nothing fits; ``confidence``: its probability given that there is a fault.
+    ``second``: the likeliest of the others.
+    """
+
+    score: float | None
+    name: str | None
+    confidence: float
+    second: str | None
 
 
 class FlagState(msgspec.Struct, frozen=True):
@@ -316,3 +362,4 @@ class HealthReport(msgspec.Struct, frozen=True, eq=False):
     connectivity: Connectivity | None = None
     consistency: Consistency | None = None
     evidence: Evidence | None = None
+    guess: FaultGuess | None = None

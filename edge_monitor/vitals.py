@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+
 import msgspec
 
 from edge_monitor.types import StatRow, TapSpec, Vitals
 
 EARLY_PERIODS = 0.25
 """Jitter in frame periods that a gap may fall short of a whole number of frames."""
+MOVING_MPS = 5.0
+"""Above this speed the scene has to move."""
+STALL_FRAMES = 12
+"""The stall is a mean of logs over so many frames: one cut does not fill it."""
+LAG = 16
+"""Frames that the thumbnail's long difference looks back on; all of them have to be driven."""
 
 
 class VitalsTracker:
@@ -35,6 +44,8 @@ class VitalsTracker:
         self._stale = 0
         self._mean_period_ns: float | None = None
         self._age_ns = 0
+        self._moving = 0
+        self._stalls: deque[float] = deque(maxlen=STALL_FRAMES)
 
     def update(self, row: StatRow) -> Vitals:
         """Take in one row.
@@ -44,6 +55,7 @@ class VitalsTracker:
         capture time when both rows have it, else the end of inference.
         """
         missing = 0
+        backwards = False
         last = self._last
         if last is not None:
             elapsed_ns = _elapsed_ns(last, row)
@@ -55,6 +67,7 @@ class VitalsTracker:
             # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
             same_taps = row.signals[1:].tobytes() == last.signals[1:].tobytes()
             self._stale = self._stale + 1 if same_taps and not same_input else 0
+            backwards = elapsed_ns < 0
             self._age_ns += max(0, elapsed_ns)
             if elapsed_ns > 0:
                 before = self._mean_period_ns if self._mean_period_ns is not None else elapsed_ns
@@ -71,10 +84,30 @@ class VitalsTracker:
             entropy=output.entropy if output else None,
             confidence=output.confidence if output else None,
             age_ns=self._age_ns,
+            backwards=backwards,
+            stall=self._stall(row),
         )
         self._last = row
         self._last_vitals = vitals
         return vitals
+
+    def _stall(self, row: StatRow) -> float | None:
+        """How little the thumbnail moves over 16 frames compared with one, while the vehicle drives.
+
+        Noise alone differs from frame to frame as much as over many frames; a moving scene differs more
+        the longer one waits (structure functions).
+        """
+        moving = row.context.get("speed_mps", 0.0) > MOVING_MPS
+        self._moving = self._moving + 1 if moving else 0
+        if row.picture is None:
+            return None
+        short, long = row.picture[-2:].tolist()
+        known = short > 0.0 and long > 0.0  # never true of NaN
+        if not known or self._moving <= LAG:
+            self._stalls.clear()
+            return None
+        self._stalls.append(math.log(short / long))
+        return sum(self._stalls) / STALL_FRAMES if len(self._stalls) == STALL_FRAMES else None
 
     def _is_flat(self, row: StatRow) -> bool:
         """Whether no voxel of the input varies at all, as far as the row tells."""

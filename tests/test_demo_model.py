@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from importlib import resources
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ import onnx
 import onnxruntime
 
 from edge_monitor.sources.scenes import CLASSES, Road
+from edge_monitor.taps.onnx import list_taps
 
 DATA = resources.files("edge_monitor") / "data"
+BENCH = Path(__file__).parent / "bench" / "models"
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +106,57 @@ def test_every_class_is_answered_well(session):
             hits[scene.label] += (int(probabilities.argmax()) == scene.label, 1)
     assert (hits[:, 1] > 0).all()
     assert (hits[:, 0] / hits[:, 1]).min() > 0.7
+
+
+# -- models of the benchmarks: another seed, and another network in the other world ---------------------
+
+
+@pytest.fixture(params=["residual-1", "depthwise-2"])
+def bench_model(request):
+    path = BENCH / f"{request.param}.onnx"
+    return path, json.loads(path.with_suffix(".json").read_text())
+
+
+def test_a_bench_record_belongs_to_its_file(bench_model):
+    path, record = bench_model
+    model = path.read_bytes()
+    assert hashlib.sha256(model).hexdigest() == record["sha256"]
+    assert len(model) == record["bytes"] <= 400_000
+    assert path.stem == f"{record['network']}-{record['seed']}"
+    assert record["world"] == {"residual": 0, "depthwise": 1}[record["network"]]
+    assert tuple(record["classes"]) == CLASSES
+    assert record["training"]["trips"] <= 900
+    assert (record["validation"]["first_trip"], record["test"]["first_trip"]) == (900, 2000)
+    assert record["test"]["accuracy"] >= 0.95
+
+
+def test_bench_models_are_tapped_early_in_the_middle_and_before_the_logits(bench_model):
+    path, record = bench_model
+    suggested = [tap for tap in list_taps(path) if tap.default]
+    assert [(tap.name, tap.op) for tap in suggested] == {
+        "residual": [("stem", "Relu"), ("block2_add_relu", "Relu"), ("head", "Relu")],
+        "depthwise": [("stem", "Relu"), ("block3_relu", "Relu"), ("head", "Relu")],
+    }[record["network"]]
+    graph = onnx.load(path)
+    onnx.checker.check_model(graph, full_check=True)
+    assert [node.output[0] for node in graph.graph.node if "head" in node.input] == ["logits"]
+    groups = [
+        attribute.i
+        for node in graph.graph.node
+        for attribute in node.attribute
+        if node.op_type == "Conv" and attribute.name == "group"
+    ]
+    assert groups == {"residual": [], "depthwise": [16, 32, 48, 48, 64]}[record["network"]]
+
+
+def test_bench_models_are_right_in_their_world(bench_model):
+    path, record = bench_model
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    right = []
+    for seed in range(900, 906):
+        for scene in islice(Road(seed, record["world"]), 0, 900, 9):
+            (probabilities,) = session.run(None, {"image": as_input(scene.image)})
+            right.append(int(probabilities.argmax()) == scene.label)
+    assert np.mean(right) >= 0.9

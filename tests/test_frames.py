@@ -60,9 +60,10 @@ def test_a_numpy_file(tmp_path, save, content):
     np.testing.assert_array_equal(arrays(tmp_path / "clean.bin"), PLANES)
 
 
-def test_the_demo_road():
-    scenes = list(itertools.islice(Road(5), 3))
-    road = frames("demo:5", (3, 48, 48), limit=3)
+@pytest.mark.parametrize(("where", "world"), [("demo:5", 0), ("demo-b:5", 1)])
+def test_the_demo_road(where, world):
+    scenes = list(itertools.islice(Road(5, world), 3))
+    road = frames(where, (3, 48, 48), limit=3)
     for frame, scene in zip(road, scenes, strict=True):
         np.testing.assert_array_equal(frame.array[0], scene.image.transpose(2, 0, 1))
         assert frame.context == {"speed_mps": scene.speed_mps, "exposure": scene.exposure}
@@ -169,12 +170,13 @@ def test_the_road_has_its_size():
     assert refusal("demo:1", (3, 32, 32)).startswith("demo:1: has shape (48, 48, 3)")
 
 
-@pytest.mark.parametrize("where", ["demo:", "demo:x", "demo:-1", "demo:1.5"])
+@pytest.mark.parametrize("where", ["demo:", "demo:x", "demo:-1", "demo:1.5", "demo-b:", "demo-b:x"])
 def test_a_seed_is_a_number(where):
     assert refusal(where).startswith(f"{where}: the seed must be a number")
 
 
 def test_a_source_that_does_not_exist(tmp_path):
+    assert refusal("demo-c:1") == "demo-c:1: no such file or directory"
     assert refusal(tmp_path / "gone") == f"{tmp_path / 'gone'}: no such file or directory"
 
 

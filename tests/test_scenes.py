@@ -1,5 +1,6 @@
 """The demo road and its camera's faults."""
 
+import hashlib
 from itertools import islice
 
 import numpy as np
@@ -9,7 +10,8 @@ from edge_monitor.errors import InputError
 from edge_monitor.sources.camera_faults import CAMERA_FAULTS, Blackout, Freeze, camera_fault
 from edge_monitor.sources.renderer import Renderer
 from edge_monitor.sources.scenes import CLASSES, Road, read_out
-from edge_monitor.sources.trip import BEND_PER_M, FRAME_RATE_HZ, Trip
+from edge_monitor.sources.trip import BEND_PER_M, FRAME_RATE_HZ, Trip, Vehicle
+from edge_monitor.sources.world import WORLDS
 
 MINUTE = 60 * FRAME_RATE_HZ
 
@@ -255,6 +257,128 @@ def test_a_tunnel_is_dark_and_its_exit_overexposed():
     assert max(scene.exposure for scene in scenes) > 2.0 * outside
     exit_scenes = [*scenes[-1:], *islice(road, 15)]
     assert max(float((scene.image > 240).mean()) for scene in exit_scenes) > 0.2
+
+
+# -- worlds --------------------------------------------------------------------------------------------
+
+
+def digest(world):
+    pictures = hashlib.sha256()
+    for seed in (0, 1, 900):
+        for scene in islice(Road(seed, world), 0, 61, 20):
+            pictures.update(scene.image.tobytes())
+    return pictures.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(("world", "known"), [(0, "7ac97880efe89fa8"), (1, "faa048797a37fbc0")])
+def test_a_world_keeps_its_bytes(world, known):
+    """Models, maps and thresholds were fitted to these very pictures."""
+    assert digest(world) == known
+
+
+def test_the_first_world_is_the_default():
+    for one, other in zip(islice(Road(900), 20), Road(900, 0), strict=False):
+        assert one.image.tobytes() == other.image.tobytes()
+
+
+@pytest.mark.parametrize("world", [-1, 2])
+def test_a_world_that_does_not_exist_is_refused(world):
+    with pytest.raises(InputError, match=f"world of the road: must be 0 ... 1, not {world}"):
+        Road(900, world)
+
+
+def test_the_worlds_share_no_drive():
+    bends = [[], []]
+    for world, curvatures in zip(WORLDS, bends, strict=True):
+        draws = world.rng(900, 0).random(4)
+        assert not np.isin(
+            draws, [other.rng(900, 0).random(4) for other in WORLDS if other is not world]
+        ).any()
+        trip = Trip(900, world)
+        for _ in range(MINUTE):
+            trip.step()
+            curvatures.append(trip.curvature)
+    assert abs(np.corrcoef(bends)[0, 1]) < 0.9
+
+
+def test_the_worlds_share_no_palette():
+    first, second = (set(world.palettes) for world in WORLDS)
+    assert len(first) == len(second) == 7
+    assert not first & second
+
+
+def test_the_longer_lens_shows_a_vehicle_larger():
+    """The same drive through both cameras; what differs is where the vehicle is."""
+    trip = Trip(900)
+    trip.tunnel = (1e6, 2e6)
+    widths = []
+    for world in WORLDS:
+        renderer = Renderer(900, world)
+        trip.vehicle = None
+        empty = renderer.draw(trip)
+        trip.vehicle = Vehicle(15.0, 0.0, (1.8, 1.6), (0.9, 0.1, 0.1), [])
+        seen = np.abs(renderer.draw(trip) - empty).max(axis=(0, 1)) > 0.02
+        widths.append(int(seen.sum()))
+    assert widths[0] == pytest.approx(1.8 * 40.0 / 15.0, abs=2)
+    assert widths[1] == pytest.approx(1.8 * 54.0 / 15.0, abs=2)
+    assert widths[1] > widths[0]
+
+
+def test_the_second_camera_is_noisier():
+    for level, gain in ((0.1, 1.0), (0.5, 4.0)):
+        grey = np.full((3, 200, 200), level, np.float32)
+        spread = float(read_out(grey, gain, np.random.default_rng(0), WORLDS[1]).std()) / 255.0
+        expected = np.sqrt(0.0006 * gain * level + 0.01**2 + 1.0 / 12.0 / 255.0**2)
+        assert spread == pytest.approx(expected, rel=0.03)
+
+
+def test_every_class_is_common_in_the_second_world():
+    counts = np.zeros(len(CLASSES))
+    for seed in range(900, 910):
+        trip = Trip(seed, WORLDS[1])
+        for _ in range(2 * MINUTE):
+            trip.step()
+            counts[trip.label] += 1
+    assert (counts / counts.sum()).min() > 0.03
+
+
+@pytest.mark.parametrize("seed", [901, 902, 903])
+def test_the_second_world_is_never_static_while_the_vehicle_moves(seed):
+    road = Road(seed, 1)
+    shots = []
+    for _ in range(600):
+        before = next(road).image
+        light = clean(road)
+        image = next(road).image
+        assert image.tobytes() != before.tobytes()  # fresh noise, also while it stands
+        if road._trip.speed_mps > 1.0:
+            shots.append(float(np.abs(clean(road) - light).mean() / light.mean()))
+    assert len(shots) > 200
+    assert min(shots) > 1e-3
+    assert np.isfinite(clean(road)).all()
+
+
+def test_exposure_of_the_second_world_settles_and_is_slower():
+    reached = []
+    for world in range(2):
+        road = Road(900, world)
+        road._renderer.draw = lambda _trip: np.full((3, 48, 48), 0.5, np.float32)
+        for _ in range(300):
+            settled = next(road).exposure
+        road._renderer.draw = lambda _trip: np.full((3, 48, 48), 0.05, np.float32)
+        exposures = np.array([next(road).exposure for _ in range(300)]) / settled
+        assert exposures[-1] == pytest.approx(10.0, rel=0.02)
+        assert exposures.max() < 12.0  # no hunting
+        reached.append(int(np.argmax(exposures > 5.0)))
+    assert 1.3 * reached[0] < reached[1] < 90
+
+
+def test_pictures_of_the_second_world_are_well_exposed():
+    levels = np.array(
+        [scene.image.mean() for seed in range(900, 906) for scene in islice(Road(seed, 1), 0, 900, 10)]
+    )
+    assert 60.0 < np.median(levels) < 140.0
+    assert np.mean((levels > 40.0) & (levels < 180.0)) > 0.9
 
 
 # -- faults of the camera ------------------------------------------------------------------------------

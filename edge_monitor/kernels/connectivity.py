@@ -14,8 +14,8 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Float32Array = NDArray[np.float32]
 
-# Columns of the layout (n_taps, 9): where each tap's part of every array begins, its channel groups and
-# voxels, and the voxels of one channel group.
+# Columns of the layout (n_taps, 10): where each tap's part of every array begins, its channel groups, voxels
+# and statistics of the picture, and the voxels of one channel group.
 (
     FIRST_CHANNEL,
     FIRST_VOXEL,
@@ -25,8 +25,9 @@ Float32Array = NDArray[np.float32]
     FIRST_WHITENING,
     N_GROUPS,
     N_VOXELS,
+    N_STATISTICS,
     CELLS,
-) = range(9)
+) = range(10)
 
 # Rows of the feature table (5, n_features): elements of one frame, floor, bounds of a log feature before
 # it predicts, smoothed residual at which the feature is out of range.
@@ -42,6 +43,10 @@ SMOOTHING = 2.0 / (8 + 1)
 """Weight of a new residual: an exponentially weighted mean over 8 blocks (D10)."""
 WARM = 8
 """Blocks until the smoothed residual counts."""
+SLOW = 2.0 / (90 + 1)
+"""Weight of a new residual in the slow mean that a sudden shift of the input stands out from."""
+WARM_SLOW = 90
+"""Blocks until the slow mean counts."""
 SILENT, STEEPEST = 1e-30, 500.0
 """Bounds of what enters a logarithm or exponential; far outside of anything a network does."""
 CLIP = 20.0
@@ -49,30 +54,36 @@ CLIP = 20.0
 
 
 @kernel(
-    "void(float64[:, ::1], float64[::1], float64, boolean[::1], int64[:, ::1], int64[::1], "
-    "float64[:, ::1], float64[::1])"
+    "void(float64[:, ::1], float64[::1], float64[::1], float64, int64[:, ::1], int64[::1], "
+    "float64[:, ::1], boolean[::1], float64[::1])"
 )
 def levels(
     voxels: FloatArray,
     channels: FloatArray,
+    picture: FloatArray,
     frames: float,
-    usable: BoolArray,
     layout: IntArray,
     edges: IntArray,
     table: FloatArray,
+    state_usable: BoolArray,
     out_levels: FloatArray,
 ) -> None:
-    """Mean |a| of every channel group and voxel plus its floor; NaN for a tap that is not usable.
+    """Each feature plus its floor: mean |a| of channel groups and voxels, statistics of the picture.
 
     ``voxels`` (n_voxels, 3): sum |a| first; ``channels`` (n_channels,): sum |a|, both over ``frames``
-    frames. ``edges``: first channel of each channel group of each tap and the end of its last, counted
-    within the tap. ``table`` (5, n_features): see its rows. ``out_levels`` (n_features,).
+    frames. ``picture``: statistics of the input's regions, and more, which is left alone. ``edges``: first
+    channel of each channel group of each tap and the end of its last, counted within the tap. ``table``
+    (5, n_features): see its rows. ``state_usable`` (n_taps,): the input becomes unusable while a statistic is
+    NaN. ``out_levels`` (n_features,): NaN for a tap that is not usable.
     """
-    for tap in range(usable.size):
+    for k in range(layout[0, N_STATISTICS]):
+        state_usable[0] &= not math.isnan(picture[k])
+    for tap in range(state_usable.size):
         f = layout[tap, FIRST_FEATURE]
         n_groups, n_voxels = layout[tap, N_GROUPS], layout[tap, N_VOXELS]
-        if not usable[tap]:
-            out_levels[f : f + n_groups + n_voxels] = math.nan
+        n_statistics = layout[tap, N_STATISTICS]
+        if not state_usable[tap]:
+            out_levels[f : f + n_groups + n_voxels + n_statistics] = math.nan
             continue
         first, edge = layout[tap, FIRST_CHANNEL], layout[tap, FIRST_EDGE]
         for k in range(n_groups):
@@ -84,6 +95,9 @@ def levels(
         for g in range(n_voxels):
             total = voxels[layout[tap, FIRST_VOXEL] + g, 0]
             out_levels[f + g] = total / (table[COUNT, f + g] * frames) + table[FLOOR, f + g]
+        f += n_voxels
+        for k in range(n_statistics):
+            out_levels[f + k] = picture[k] + table[FLOOR, f + k]
 
 
 @kernel("void(float32[::1], float32[::1], float32[::1])")
@@ -99,9 +113,25 @@ def multiply(inputs: Float32Array, matrix: Float32Array, out: Float32Array) -> N
             out[j] += x * row[j]
 
 
+@kernel("float64(float64[::1], float32[::1], float32[::1])")
+def distance(departure: FloatArray, whitening: Float32Array, work: Float32Array) -> float:
+    """Root of the sum of squares of ``departure`` (n,) along whitened directions, (n, n) row by row.
+
+    ``work``: at least 2 n.
+    """
+    n = departure.size
+    inputs, directions = work[:n], work[n : 2 * n]
+    inputs[:] = departure
+    multiply(inputs, whitening, directions)
+    squares = 0.0
+    for k in range(n):
+        squares += float(directions[k]) * float(directions[k])
+    return math.sqrt(squares)
+
+
 @kernel(
     "float64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
-    "float32[::1], float64[:, ::1], float32[::1], float64[::1])"
+    "float32[::1], float32[::1], float64[:, ::1], float32[::1], float64[::1], float64[::1])"
 )
 def residuals(
     levels: FloatArray,
@@ -111,9 +141,11 @@ def residuals(
     table: FloatArray,
     weights: Float32Array,
     whitening: Float32Array,
+    shift_whitening: Float32Array,
     state: FloatArray,
     work: Float32Array,
     out_residual: FloatArray,
+    out_shift: FloatArray,
 ) -> float:
     """Predict each tap's features from those of the tap before, smooth what is left, and measure it (D10).
 
@@ -127,24 +159,29 @@ def residuals(
         A tap that is not, and the one after it, keep their state and have no residual.
     layout, table
         As in `levels`.
-    weights, whitening : float32
+    weights, whitening, shift_whitening : float32
         As in `ResidualBaseline`; single precision is ample for logarithms and half as much to read.
-    state : (2, n_features) float64
-        Smoothed residuals; updates so far, at the place of each tap's first feature.
+    state : (3, n_features) float64
+        Smoothed residuals; updates so far, at the place of each tap's first feature; slow mean of the
+        input's residuals.
     work : float32
         Work space, as long as 3 times the features of the largest tap, and 1.
     out_residual : (n_taps,) float64
         Root of the sum of squares over the whitened directions; NaN while not known.
+    out_shift : (1 + input's features,) float64
+        The same of the input's smoothed residuals less their slow mean, and these differences; NaN while
+        not known.
     """
-    smooth, updates = state[0], state[1]
+    smooth, updates, slow = state[0], state[1], state[2]
     largest = math.nan
+    out_shift[:] = math.nan
     for tap in range(usable.size):
         out_residual[tap] = math.nan
         if not usable[tap] or (tap > 0 and not usable[tap - 1]):
             continue
         f = layout[tap, FIRST_FEATURE]
-        n = layout[tap, N_GROUPS] + layout[tap, N_VOXELS]
-        m = layout[tap - 1, N_GROUPS] + layout[tap - 1, N_VOXELS] if tap > 0 else 0
+        n = layout[tap, N_GROUPS] + layout[tap, N_VOXELS] + layout[tap, N_STATISTICS]
+        m = f - layout[tap - 1, FIRST_FEATURE] if tap > 0 else 0
         w = layout[tap, FIRST_WEIGHT]
         predicted = work[:n]
         inputs = work[n : n + 2 * m + 1]
@@ -161,17 +198,17 @@ def residuals(
             # One NaN would stay in the mean for good (test_one_nan_does_not_stay).
             if not math.isnan(residual):
                 smooth[f + j] += SMOOTHING * (residual - smooth[f + j])
+                if tap == 0:
+                    slow[j] += max(SLOW, 1.0 / (updates[0] + 1.0)) * (residual - slow[j])
         updates[f] += 1.0
         if updates[f] < WARM:
             continue
         start = layout[tap, FIRST_WHITENING]
-        directions, inputs = work[:n], work[n : 2 * n]
-        inputs[:] = smooth[f : f + n]
-        multiply(inputs, whitening[start : start + n * n], directions)
-        squares = 0.0
-        for k in range(n):
-            squares += float(directions[k]) * float(directions[k])
-        out_residual[tap] = math.sqrt(squares)
+        out_residual[tap] = distance(smooth[f : f + n], whitening[start : start + n * n], work)
+        if tap == 0 and updates[0] >= WARM_SLOW:
+            for j in range(n):
+                out_shift[1 + j] = smooth[j] - slow[j]
+            out_shift[0] = distance(out_shift[1:], shift_whitening, work)
         if tap > 0 and (math.isnan(largest) or out_residual[tap] > largest):
             largest = out_residual[tap]
     return largest

@@ -13,12 +13,12 @@ FloatArray = NDArray[np.float64]
 
 
 @kernel(
-    "void(float64[::1], float64, float64[::1], float64[:,::1], float64[::1], float64[::1],"
+    "void(float64[::1], float64[::1], float64[::1], float64[:,::1], float64[::1], float64[::1],"
     " float64[::1], float64[::1], float64[::1])"
 )
 def update(
     scores: FloatArray,
-    smoothing: float,
+    smoothing: FloatArray,
     tail: FloatArray,
     quantiles: FloatArray,
     excess: FloatArray,
@@ -37,7 +37,7 @@ def update(
     ----------
     scores : (n_channels,) float64
         NaN where the channel has nothing to say; its smoothing then starts anew.
-    smoothing : float
+    smoothing : (n_channels,) float64
         Weight of the new sample in the exponentially weighted mean.
     tail : (n_points,) float64
         Falling tail probabilities, first 1.
@@ -59,7 +59,7 @@ def update(
             out_ratio[c] = np.nan
             continue
         if not math.isnan(state_smooth[c]):
-            x = state_smooth[c] + smoothing * (x - state_smooth[c])
+            x = state_smooth[c] + smoothing[c] * (x - state_smooth[c])
         state_smooth[c] = x
         if x > quantiles[c, n_points - 1]:
             surprise = -math.log(tail[n_points - 1]) + (x - quantiles[c, n_points - 1]) / excess[c]

@@ -16,11 +16,11 @@ BoolArray = NDArray[np.bool_]
 LAMBDA = 0.1
 EPSILON = 1e-6
 
-# Rows of the baseline (5, n_voxels).
-COUNT, MEDIAN, SCALE, THETA, FLOOR = range(5)
+# Rows of the baseline (6, n_voxels).
+COUNT, MEDIAN, SCALE, THETA, FLOOR, BRIGHT = range(6)
 
-# Entries of the summary (3,).
-SEVERITY, SCORE, INPUT_SCORE = range(3)
+# Entries of the summary (4,).
+SEVERITY, SCORE, INPUT_SCORE, BRIGHTNESS = range(4)
 
 
 @kernel("void(float64[:, ::1], float64[::1], float64, float64[::1], float64[::1])")
@@ -66,8 +66,9 @@ def score(
     voxels : (n_voxels, 3) float64
         sum |a|, sum a, sum a^2 over ``frames`` frames.
     frames : float
-    baseline : (5, n_voxels) float64
-        Elements of one frame, median and scale of the clean density, impact theta, floor.
+    baseline : (6, n_voxels) float64
+        Elements of one frame, median and scale of the clean density, impact theta, floor, mean a from
+        which a voxel of the input is bright.
     first_voxel : (n_taps + 1,) int64
         Where each tap's voxels begin, and where the last one's end.
     present, good : (n_taps,) bool
@@ -76,8 +77,9 @@ def score(
         Density and z; NaN where masked, z also where the voxel has no scale.
     out_taps : (n_taps,) float64
         Root mean square z of the tap's voxels, NaN where there is none.
-    out_summary : (3,) float64
-        Over the taps from 1 on: largest |theta| |z|, largest tap score; then tap 0's score. NaN: none.
+    out_summary : (4,) float64
+        Over the taps from 1 on: largest |theta| |z|, largest tap score; then tap 0's score and share of
+        bright voxels. NaN: none.
     """
     densities(voxels, baseline[COUNT], frames, baseline[FLOOR], out_voxels[0])
     out_summary[:] = math.nan
@@ -98,6 +100,11 @@ def score(
             if tap > 0 and (worst < 0 or severity > out_summary[SEVERITY]):
                 worst = g
                 out_summary[SEVERITY] = severity
+        if tap == 0 and present[0] and good[0]:
+            bright = 0
+            for g in range(first_voxel[1]):
+                bright += voxels[g, 1] >= baseline[BRIGHT, g] * baseline[COUNT, g] * frames
+            out_summary[BRIGHTNESS] = bright / first_voxel[1]
         out_taps[tap] = math.nan
         if scored == 0:
             continue

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
 
-from edge_monitor.eeg import BandBank, BandPlan, log_powers, nearest_profile
+from edge_monitor.eeg import LINE, LINE_BINS, BandBank, BandPlan, log_powers, nearest_profile
 from edge_monitor.fmri import densities
+from edge_monitor.kernels import line
 from edge_monitor.offline.observe import Progress
 from edge_monitor.region_map import EegBaseline, FmriBaseline
 from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
@@ -22,22 +25,46 @@ INPUT_FLOOR = 0.01
 """Level below which the input is simply dark, as a share of the clean level."""
 TINY = 1e-30
 """Keeps logarithms finite where clean data is 0."""
+LINE_FLOOR = 0.01
+"""Density below which a bin is simply quiet, as a share of the tap's median density."""
+FULL_SCALE = 0.955
+"""From here on, as a share of the range that clean data has, a region is bright (design section 6)."""
 
 
 def band_powers(
     rows: list[StatRow], plan: BandPlan, taps: tuple[TapSpec, ...], progress: Progress
-) -> FloatArray:
-    """Band powers of all rows, (n_rows, n_taps, n_bands), NaN until the windows are full."""
-    bank = BandBank(plan, len(taps))
+) -> tuple[FloatArray, NDArray[np.float32]]:
+    """Band powers of all rows, (n_rows, n_taps, n_bands), and the densities in which lines are sought.
+
+    The second are (n_rows, n_taps, n_bins). NaN until the windows are full.
+    """
+    bank = BandBank(plan.with_line(), len(taps))
     vitals = VitalsTracker(plan.frame_rate_hz, taps[0])
     good = np.ones(len(taps), np.bool_)
     powers = np.empty((len(rows), len(taps), len(BANDS)))
+    densities_of_lines = np.empty((len(rows), len(taps), LINE_BINS), np.float32)
     for i, row in enumerate(rows):
-        powers[i] = bank.update(row.signals, good, vitals.update(row).missing)
+        powers[i] = bank.update(row.signals, good, vitals.update(row).missing)[:, :LINE]
+        densities_of_lines[i] = bank.psd(LINE)
         if i % 1000 == 0:
             progress("bands", i, len(rows))
     progress("bands", len(rows), len(rows))
-    return powers
+    return powers, densities_of_lines
+
+
+def fit_line(density: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
+    """Clean level of every bin and baseline of the peak over the floor, from densities (n_rows, n_taps, n_bins)."""
+    warm = density[np.isfinite(density).all(axis=(1, 2))].astype(np.float64)
+    n_taps, n_bins = density.shape[1:]
+    if len(warm) < 2:
+        return np.full((n_taps, n_bins), np.nan), np.full((n_taps, 3), np.nan)
+    floor = LINE_FLOOR * np.median(warm, axis=(0, 2)) + TINY
+    logs = np.log(warm + floor[:, None])
+    level = logs.mean(axis=0)
+    ratio = (logs - level).max(axis=2) - (logs - level).mean(axis=2)
+    smooth = lfilter([line.SMOOTHING], [1.0, line.SMOOTHING - 1.0], ratio, axis=0)[3 * 8 :]
+    median, scale = robust(smooth)
+    return level, np.column_stack([floor, median, scale])
 
 
 def robust(values: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -49,7 +76,9 @@ def robust(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     return median, scale
 
 
-def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> EegBaseline:
+def fit_eeg(
+    powers: FloatArray, density: NDArray[np.float32], n_fit: int, scale_mode: str, rate_hz: float
+) -> EegBaseline:
     """Baselines and profiles of all taps from the first ``n_fit`` rows; accuracy from the others."""
     with _no_empty_slice_warning():
         median_power = np.nanmedian(powers[:n_fit], axis=0)
@@ -66,6 +95,7 @@ def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> 
         for profile in held_out
         for tap in range(profile.shape[0])
     ]
+    line_level, line_baseline = fit_line(density[:n_fit])
     return EegBaseline(
         scale_mode=scale_mode,
         floor=floor,
@@ -75,6 +105,8 @@ def fit_eeg(powers: FloatArray, n_fit: int, scale_mode: str, rate_hz: float) -> 
         profile_covariance=profile_covariance,
         state_mix=np.zeros((powers.shape[1], len(STATES))),
         profile_accuracy=float(np.mean(named)) if named else None,
+        line_level=line_level,
+        line=line_baseline,
     )
 
 
@@ -118,7 +150,12 @@ def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
     median, scale = robust(
         np.stack([densities(block.voxels, counts * block.frames, floor) for block in blocks])
     )
-    return FmriBaseline(median, scale, floor)
+    means = np.stack([block.voxels[:first, 1] / (counts[:first] * block.frames) for block in blocks])
+    bright = np.full(counts.size, np.nan)
+    for colour in np.split(np.arange(first), taps[0].grid[0]):
+        low, high = means[:, colour].min(), means[:, colour].max()
+        bright[colour] = low + FULL_SCALE * (high - low)
+    return FmriBaseline(median, scale, floor, bright)
 
 
 @contextmanager

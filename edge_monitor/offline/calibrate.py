@@ -1,10 +1,13 @@
 """Calibration: clean rows in, region map out.
 
-The first part of the rows fits baselines and null distributions, the rest, held out, sets the
-thresholds. Scores come from the same `Monitor` that runs on the device.
+The first part of the rows fits baselines, the fault head and null distributions, the second sets the
+thresholds, and on the last, which tuned nothing, the false alarms are counted. Scores come from the same
+`Monitor` that runs on the device.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -12,10 +15,11 @@ import numpy as np
 from edge_monitor.config import CalibrationSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
-from edge_monitor.evidence import event_threshold, fit_null, surprise_of
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
-from edge_monitor.offline.observe import Observed, Progress, silent
+from edge_monitor.offline.fault_bank import train_head
+from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
 from edge_monitor.offline.residual import fit_residual
+from edge_monitor.offline.thresholds import TAIL, fit_evidence, poisson_interval
 from edge_monitor.offline.tract_baseline import trace_tracts, watch_tracts
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import (
@@ -25,14 +29,16 @@ from edge_monitor.region_map import (
     RegionMap,
     Runtime,
 )
-from edge_monitor.types import CHANNELS, STATES, FlagStatus, FloatArray, IntArray, StatRow
+from edge_monitor.types import CHANNELS, STATES, BoolArray, FlagStatus, FloatArray, IntArray, StatRow
 
-FIT_SHARE = 0.6
-"""Share of the rows that fits baselines; the rest is held out."""
+JUDGE_SHARE = 0.2
+"""Share of the rows, the last ones, on which the false alarms are counted."""
+LEAST_AGREEMENT = 0.9
+"""The views disagree when they agree less than this share of the least agreement in clean rows."""
+ENOUGH_EVENTS = 3.0
+"""So many false alarms the budget has to allow in the frames that set the thresholds."""
 MIN_FRAMES = 100
 """With fewer frames not even the gamma window says anything."""
-TAIL = np.geomspace(1.0, 0.005, 64)
-"""Tail probabilities at which clean scores are tabulated."""
 
 
 def calibrate(
@@ -54,7 +60,7 @@ def calibrate(
     settings = settings or CalibrationSettings()
     alarms_per_hour, scale_mode = settings.alarms_per_hour, settings.bands
     rows = observed.rows
-    n_fit = int(len(rows) * FIT_SHARE)
+    n_fit, n_known = int(len(rows) * FIT_SHARE), int(len(rows) * (1.0 - JUDGE_SHARE))
     if len(rows) < MIN_FRAMES:
         raise InputError(observed.source, f"{len(rows)} frames; calibration needs at least {MIN_FRAMES}")
     if all(row.spatial is None for row in rows[:n_fit]):
@@ -63,8 +69,12 @@ def calibrate(
         if row.nonfinite.any() or (row.output is not None and row.output.nonfinite):
             raise InputError(observed.source, f"frame {row.frame} gives NaN or Inf; clean frames are needed")
     rate_hz = observed.frame_rate_hz
-    powers = band_powers(rows, BandPlan.make(scale_mode, rate_hz), observed.taps, progress)
-    eeg = fit_eeg(powers, n_fit, scale_mode, rate_hz)
+    eeg = fit_eeg(
+        *band_powers(rows[:n_known], BandPlan.make(scale_mode, rate_hz), observed.taps, progress),
+        n_fit,
+        scale_mode,
+        rate_hz,
+    )
     fmri = fit_fmri(observed.taps, rows[:n_fit])
     progress("residual", 0, 1)
     known = observed.workstation
@@ -80,7 +90,7 @@ def calibrate(
             seed=observed.seed,
             frame_rate_hz=rate_hz,
             frames_fit=n_fit,
-            frames_held_out=len(rows) - n_fit,
+            frames_held_out=n_known - n_fit,
             workstation=Runtime.here() if known is None else known.provenance.workstation,
             workstation_source=""
             if known is None
@@ -93,51 +103,91 @@ def calibrate(
         tracts=tracts,
         residual=residual,
         evidence=_no_thresholds(alarms_per_hour),
-        crossmodal=CrossmodalNull(coherence_bias=0.0, temporal_error=np.inf, spatial_error=np.inf),
+        crossmodal=CrossmodalNull(0.0, np.inf, np.inf, -np.inf),
         golden=observed.golden,
         impact=None if known is None else known.impact,
     )
-    scores = _score(provisional, rows, "score", progress)
-    eeg = msgspec.structs.replace(eeg, state_mix=_state_mix(scores.states[:n_fit]))
-    crossmodal = _fit_crossmodal(scores.anomaly[:n_fit], scores.coherence[:n_fit])
-    evidence = _fit_evidence(scores.evidence, n_fit, rate_hz, alarms_per_hour)
+    head = known.faults if known is not None else train_head(observed, provisional, n_fit, progress)
+    provisional = msgspec.structs.replace(provisional, faults=head)
+    held_out = rows[n_fit:n_known]
+    scores = _score(provisional, held_out, "score", progress)
+    eeg = msgspec.structs.replace(eeg, state_mix=_state_mix(scores.states))
+    crossmodal = _fit_crossmodal(scores.anomaly, scores.coherence)
+    evidence = fit_evidence(scores.evidence, scores.overexposed, rate_hz, alarms_per_hour)
     fitted = msgspec.structs.replace(provisional, eeg=eeg, crossmodal=crossmodal, evidence=evidence)
-    alarms = int(_score(fitted, rows, "verify", progress).confirmed[n_fit:].sum())
-    hours = evidence.held_out_hours
-    remarks = []
-    if hours * alarms_per_hour < 3.0:
-        remarks.append(
-            f"{hours:.2f} h of held-out clean frames cannot show {alarms_per_hour:g} alarms per hour; "
-            f"thresholds are extrapolated, {3.0 / alarms_per_hour:g} h would show it"
-        )
+    again = _score(fitted, held_out, "verify", progress)
+    if np.isfinite(again.agreement).any():
+        least = LEAST_AGREEMENT * float(np.nanmin(again.agreement))
+        crossmodal = msgspec.structs.replace(crossmodal, least_agreement=least)
+    fitted = msgspec.structs.replace(fitted, crossmodal=crossmodal)
+    judged = _score(fitted, rows[n_known:], "judge", progress)
+    evidence = msgspec.structs.replace(
+        evidence,
+        held_out_alarms=int(again.confirmed.sum()),
+        judge_alarms=int(judged.confirmed.sum()),
+        judge_hours=len(judged.confirmed) / rate_hz / 3600.0,
+    )
+    remarks = list(_budget_remarks(evidence))
     dead = int(np.isnan(fmri.scale).sum())
     if dead:
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")
     remarks += [f"tract {problem}" for problem in tracts.problems if problem]
     return msgspec.structs.replace(
         fitted,
-        evidence=msgspec.structs.replace(evidence, held_out_alarms=alarms),
+        evidence=evidence,
         provenance=msgspec.structs.replace(provisional.provenance, warnings=tuple(remarks)),
     )
+
+
+def _budget_remarks(evidence: EvidenceNull) -> Iterator[str]:
+    """Say so when the clean data is too little for the budget, and which budget it would do for."""
+    hours, budget = evidence.held_out_hours, evidence.alarms_per_hour
+    if hours * budget < ENOUGH_EVENTS:
+        honest = ENOUGH_EVENTS / hours
+        total_h = ENOUGH_EVENTS / budget / (1.0 - FIT_SHARE - JUDGE_SHARE)
+        yield (
+            f"{hours:.2f} h of clean frames set the thresholds: too little for {budget:g} alarms per hour, which "
+            f"takes {total_h:.3g} h of frames in all; thresholds are extrapolated. "
+            f"These frames would do for --alarms-per-hour {honest:.2g}"
+        )
+    low, high = poisson_interval(evidence.judge_alarms, evidence.judge_hours)
+    if low > budget:
+        yield (
+            f"{evidence.judge_alarms} false alarms in {evidence.judge_hours:.2f} h of clean frames that tuned "
+            f"nothing: {low:.2g} to {high:.2g} per hour, more than the budget of {budget:g}"
+        )
 
 
 def _no_thresholds(alarms_per_hour: float) -> EvidenceNull:
     """Null under which nothing is surprising, for the pass that collects scores."""
     n = len(CHANNELS)
     nothing = np.full(n, np.nan)
-    return EvidenceNull(TAIL, np.full((n, TAIL.size), np.nan), nothing, nothing, alarms_per_hour, 0, 0.0)
+    return EvidenceNull(
+        tail=TAIL,
+        quantiles=np.full((n, TAIL.size), np.nan),
+        excess=nothing,
+        threshold=np.full((n, 2), np.nan),
+        alarms_per_hour=alarms_per_hour,
+        held_out_alarms=0,
+        held_out_hours=0.0,
+        judge_alarms=0,
+        judge_hours=0.0,
+    )
 
 
 class Scores(msgspec.Struct, frozen=True, eq=False):
     """What the monitor said about n clean rows; NaN (or state -1) where it said nothing.
 
-    ``evidence`` (n, n_channels) smoothed scores, ``anomaly`` (n, 2) temporal and spatial score,
-    ``coherence`` (n,), ``states`` (n, n_taps) int64, ``confirmed`` (n,) int64 flags confirmed.
+    ``evidence`` (n, n_channels) smoothed scores, ``overexposed`` (n,) bool, ``anomaly`` (n, 2) temporal and
+    spatial score, ``coherence`` and ``agreement`` (n,), ``states`` (n, n_taps) int64, ``confirmed`` (n,) int64
+    flags confirmed.
     """
 
     evidence: FloatArray
+    overexposed: BoolArray
     anomaly: FloatArray
     coherence: FloatArray
+    agreement: FloatArray
     states: IntArray
     confirmed: IntArray
 
@@ -148,8 +198,10 @@ def _score(region_map: RegionMap, rows: list[StatRow], phase: str, progress: Pro
     n = len(rows)
     scores = Scores(
         evidence=np.full((n, len(CHANNELS)), np.nan),
+        overexposed=np.zeros(n, np.bool_),
         anomaly=np.full((n, 2), np.nan),
         coherence=np.full(n, np.nan),
+        agreement=np.full(n, np.nan),
         states=np.full((n, len(region_map.taps)), -1, np.int64),
         confirmed=np.zeros(n, np.int64),
     )
@@ -157,11 +209,13 @@ def _score(region_map: RegionMap, rows: list[StatRow], phase: str, progress: Pro
         report = monitor.step(row)
         if report.evidence is not None:
             scores.evidence[i] = report.evidence.score
+            scores.overexposed[i] = report.evidence.overexposed
         if report.bands is not None and report.regions is not None:
             scores.states[i] = report.bands.state
             scores.anomaly[i] = (_or_nan(report.bands.score), _or_nan(report.regions.score))
         if report.consistency is not None:
             scores.coherence[i] = _or_nan(report.consistency.coherence)
+            scores.agreement[i] = _or_nan(report.consistency.agreement)
         scores.confirmed[i] = sum(t.after == FlagStatus.CONFIRMED.value for t in report.transitions)
         if i % 1000 == 0:
             progress(phase, i, n)
@@ -182,21 +236,6 @@ def _state_mix(states: IntArray) -> FloatArray:
 def _fit_crossmodal(anomaly: FloatArray, coherence: FloatArray) -> CrossmodalNull:
     """Mean clean coherence, and the clean 99 % quantile of each anomaly score as its error level."""
     known = coherence[np.isfinite(coherence)]
-    levels = []
-    for column in anomaly.T:
-        finite = column[np.isfinite(column)]
-        levels.append(float(np.quantile(finite, 0.99)) if finite.size else np.inf)
-    return CrossmodalNull(float(known.mean()) if known.size else 0.0, *levels)
-
-
-def _fit_evidence(scores: FloatArray, n_fit: int, rate_hz: float, alarms_per_hour: float) -> EvidenceNull:
-    """Null distributions from the fitted rows, thresholds from the held-out ones."""
-    fitted = [fit_null(column, TAIL) for column in scores[:n_fit].T]
-    quantiles = np.stack([q for q, _ in fitted])
-    excess = np.array([e for _, e in fitted])
-    threshold = np.empty(len(CHANNELS))
-    for c in range(len(CHANNELS)):
-        surprise = surprise_of(scores[n_fit:, c], TAIL, quantiles[c], excess[c])
-        threshold[c] = event_threshold(surprise, rate_hz, alarms_per_hour / len(CHANNELS))
-    hours = (len(scores) - n_fit) / rate_hz / 3600.0
-    return EvidenceNull(TAIL, quantiles, excess, threshold, alarms_per_hour, 0, hours)
+    finite = [column[np.isfinite(column)] for column in anomaly.T]
+    temporal, spatial = (float(np.quantile(f, 0.99)) if f.size else np.inf for f in finite)
+    return CrossmodalNull(float(known.mean()) if known.size else 0.0, temporal, spatial, -np.inf)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_monitor.config import FrameSettings
 from edge_monitor.errors import InputError, ModelError, RecordingError
 from edge_monitor.map_file import from_bytes
+from edge_monitor.offline.scene import BEFORE, Scene, SceneCutter
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import Golden, RegionMap, Runtime
 from edge_monitor.sources.frames import FrameSource
@@ -20,6 +21,12 @@ from edge_monitor.sources.recording import RecordingReader
 from edge_monitor.taps.onnx import input_type, quiet_options
 from edge_monitor.types import FloatArray, IntArray, StatRow, TapSpec
 
+FIT_SHARE = 0.4
+"""Share of the rows that fits baselines and trains the fault head."""
+N_SCENES, SCENE_FRAMES, SCENE_LEAD = 96, 60, 300
+"""Stretches of the fitted part that the fault head's training breaks, their frames, and clean rows before them."""
+SCENE_BYTES = 2**29
+"""Memory for them at most; large pictures have fewer."""
 N_GOLDEN = 8
 N_IMAGES = 256
 """Frames, evenly spaced, on which tracts are traced."""
@@ -47,7 +54,7 @@ class Images(msgspec.Struct, frozen=True, eq=False):
 class Observed(msgspec.Struct, frozen=True, eq=False):
     """Clean rows of one model with what identifies it; ``seed`` of the demo road, else 0.
 
-    Rows that a device recorded come with no ``images``, but with the ``workstation`` map that the device
+    Rows that a device recorded come with no ``images`` and ``scenes``, but with the ``workstation`` map that the device
     used: what only images can tell is taken from there.
     """
 
@@ -62,6 +69,7 @@ class Observed(msgspec.Struct, frozen=True, eq=False):
     device: Runtime
     model_bytes: bytes
     images: Images
+    scenes: tuple[Scene, ...] = ()
     workstation: RegionMap | None = None
 
 
@@ -95,7 +103,9 @@ def observe(
     golden_places, image_places = (_spread(n, total or 10_000) for n in (N_GOLDEN, N_IMAGES))
     images: list[tuple[NDArray[np.float32], FloatArray]] = []
     golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
+    cutter = SceneCutter(_onsets(total, int(np.prod(probe.taps[0].shape))), SCENE_FRAMES)
     for i, frame in enumerate(frames):
+        cutter.add(i, frame, frames.again)
         probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
         outputs = probe.run(None, {name: frame.array})
         if not probe.attached:
@@ -126,7 +136,18 @@ def observe(
         device=Runtime.here(),
         model_bytes=data,
         images=Images(*(np.stack(column) for column in zip(*images, strict=True))),
+        scenes=cutter.scenes(rows, SCENE_LEAD),
     )
+
+
+def _onsets(total: int | None, size: int) -> list[int]:
+    """Where the scenes of a source of so many frames begin, evenly spaced over the fitted part."""
+    if total is None:
+        return []
+    most = SCENE_BYTES // (4 * size * (BEFORE + 2 * SCENE_FRAMES))
+    first, last = SCENE_LEAD + BEFORE, int(total * FIT_SHARE) - SCENE_FRAMES
+    n = max(0, min(N_SCENES, most, (last - first) // SCENE_FRAMES))
+    return [first + k * (last - first) // n for k in range(n)]
 
 
 def observe_recording(model: Path, recording: Path) -> Observed:

@@ -9,9 +9,9 @@ from scipy.signal import lfilter
 from sklearn.covariance import ledoit_wolf
 
 from edge_monitor.connectivity import FeatureBank
-from edge_monitor.kernels.connectivity import CLIP, SMOOTHING, WARM
+from edge_monitor.kernels.connectivity import CLIP, SLOW, SMOOTHING, WARM, WARM_SLOW
 from edge_monitor.region_map import ResidualBaseline
-from edge_monitor.types import FloatArray, StatRow, TapSpec
+from edge_monitor.types import PICTURE, FloatArray, StatRow, TapSpec
 
 RIDGE = 1e-3
 """Ridge penalty per row, on standardised features."""
@@ -55,7 +55,7 @@ def fit_residual(
         logs = np.log(levels + floor)
         weights = _unflatten(flat, parts)
     else:
-        floor = _floors(levels[:n_fit], parts)
+        floor = _floors(levels[:n_fit], taps)
         logs = np.log(levels + floor)
         low, high = (logs[:n_fit].min(axis=0), logs[:n_fit].max(axis=0)) if n_fit else (floor * 0, floor * 0)
         weights = [
@@ -63,10 +63,14 @@ def fit_residual(
             for before, own in zip([None, *parts], parts, strict=False)
         ]
     whitening, limits = [], []
+    shift = np.zeros(parts[0].stop ** 2)
     for before, own, weight in zip([None, *parts], parts, weights, strict=False):
         off = np.clip(logs[:, own] - _inputs(logs, before, low, high) @ weight, -CLIP, CLIP)
         smooth = lfilter([SMOOTHING], [1.0, SMOOTHING - 1.0], off[n_fit:], axis=0)[WARM - 1 :]
         matrix, limit = _measure(smooth) if len(levels) >= MIN_ROWS else _nothing(off.shape[1])
+        if before is None and len(smooth) > MIN_ROWS + WARM_SLOW:
+            slow = lfilter([SLOW], [1.0, SLOW - 1.0], off[n_fit:], axis=0)[WARM - 1 :]
+            shift = _measure((smooth - slow)[3 * WARM_SLOW :])[0].ravel()
         whitening.append(matrix.ravel())
         limits.append(limit)
     return ResidualBaseline(
@@ -75,6 +79,7 @@ def fit_residual(
         high=high,
         weights=np.concatenate([weight.ravel() for weight in weights]),
         whitening=np.concatenate(whitening),
+        shift=shift,
         limit=np.concatenate(limits),
     )
 
@@ -82,19 +87,24 @@ def fit_residual(
 def _levels(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FloatArray:
     """Mean |a| of every feature, (n_rows, n_features)."""
     bank = FeatureBank(taps, np.zeros(sum(tap.n_features for tap in taps)))
-    usable = np.ones(len(taps), np.bool_)
-    blocks = [row.spatial for row in rows if row.spatial is not None and row.spatial.taps.all()]
+    blocks = [(row.spatial, row.picture) for row in rows if row.spatial and row.spatial.taps.all()]
     levels = np.empty((len(blocks), bank.counts.size))
-    for i, block in enumerate(blocks):
-        levels[i] = bank.update(block, usable)
-    return levels
+    for i, (block, picture) in enumerate(blocks):
+        levels[i] = bank.update(block, picture, np.ones(len(taps), np.bool_))
+    return levels[np.isfinite(levels).all(axis=1)]  # the first frames have no picture before them
 
 
-def _floors(levels: FloatArray, parts: list[slice]) -> FloatArray:
-    """Floor of every feature: a share of its own mean, and a little of its tap's for what is silent."""
+def _floors(levels: FloatArray, taps: tuple[TapSpec, ...]) -> FloatArray:
+    """Floor of every feature: a share of its own mean, and a little of that of its kind for what is silent."""
     mean = levels.mean(axis=0) if len(levels) else np.zeros(levels.shape[1])
-    tap_mean = np.concatenate([np.full(part.stop - part.start, mean[part].mean()) for part in parts])
-    return np.asarray(FLOOR * mean + 1e-3 * tap_mean + TINY)
+    kinds = []
+    for number, tap in enumerate(taps):
+        first = 100 * number
+        kinds += [first] * (tap.n_features - tap.n_statistics)
+        kinds += [first + 1 + k % len(PICTURE) for k in range(tap.n_statistics)]
+    kind = np.array(kinds)
+    kind_mean = np.array([mean[kind == k].mean() for k in kinds])
+    return np.asarray(FLOOR * mean + 1e-3 * kind_mean + TINY)
 
 
 def _inputs(logs: FloatArray, before: slice | None, low: FloatArray, high: FloatArray) -> FloatArray:

@@ -82,7 +82,7 @@ ROW = Kind(
         "output_confidence": _NUMBER,
         "output_entropy": _NUMBER,
         "context_names": _several(_STRING),
-        **_floats("signals", "voxels", "channels", "context_values"),
+        **_floats("signals", "voxels", "channels", "context_values", "picture"),
     },
 )
 TAP_BANDS = Kind(
@@ -183,6 +183,8 @@ def row_message(row: StatRow) -> Message:
         output = row.output
         message |= {"output_top1": output.top1, "output_nonfinite": output.nonfinite}
         message |= _known({"output_confidence": output.confidence, "output_entropy": output.entropy})
+    if row.picture is not None:
+        _put(message, "picture", row.picture)
     if row.context:
         message["context_names"] = list(row.context)
         _put(message, "context_values", np.array(list(row.context.values()), np.float64))

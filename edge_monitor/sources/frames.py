@@ -18,6 +18,7 @@ from edge_monitor.sources.scenes import Road
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 ARCHIVE_KEYS = ("images", "frames", "arr_0")
+ROADS = {"demo": 0, "demo-b": 1}  # name of a road to the number of its world
 
 
 class Frame(msgspec.Struct, frozen=True, eq=False):
@@ -55,10 +56,13 @@ class FrameSource:
         self._offset = (-mean / std).astype(np.float32).reshape(affine)
         where = settings.frames
         self.road_seed: int | None = None
+        self._road: Road | None = None
         self._read: Callable[[int], NDArray[Any]]
-        if where.startswith("demo:"):
+        road, colon, seed = where.partition(":")
+        if colon and road in ROADS:
             self.length: int | None = settings.limit
-            self.road_seed = _seed(where)
+            self.road_seed = _seed(where, seed)
+            self._world = ROADS[road]
             return
         path = Path(where)
         try:
@@ -91,8 +95,15 @@ class FrameSource:
                 yield Frame(array, int(index * self._period_ns))
                 index += 1
 
+    def again(self) -> NDArray[np.float32] | None:
+        """Give the last frame's scene once more with fresh noise; None where the source cannot."""
+        if self._road is None:
+            return None
+        return self._shaped(self._road.render_again().image, self._settings.frames)
+
     def _from_road(self, seed: int) -> Iterator[Frame]:
-        for scene in Road(seed):
+        self._road = Road(seed, self._world)
+        for scene in self._road:
             context = {"speed_mps": scene.speed_mps, "exposure": scene.exposure}
             yield Frame(
                 self._shaped(scene.image, self._settings.frames), int(scene.index * self._period_ns), context
@@ -122,8 +133,7 @@ def _per_channel(settings: FrameSettings, key: str, channels: int) -> NDArray[np
     return np.broadcast_to(values, (channels,))
 
 
-def _seed(where: str) -> int:
-    text = where.removeprefix("demo:")
+def _seed(where: str, text: str) -> int:
     if not text.isdecimal():
         raise InputError(where, f"the seed must be a number, is {text!r}")
     return int(text)

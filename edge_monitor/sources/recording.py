@@ -193,6 +193,7 @@ def _row(message: dict[str, Any]) -> StatRow:
         spatial=spatial,
         output=output,
         context=context,
+        picture=_take(message, "picture") if "picture" in message else None,
     )
 
 

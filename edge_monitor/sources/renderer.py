@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.sources.trip import LANE_M, Trip, Vehicle
+from edge_monitor.sources.world import WORLDS, Palette, World
 
 SIZE = 48
 
 Pixels = NDArray[Any]
 """float32, values on the scale of radiance: 1 = white paper on a sunny day."""
 
-_Colour = tuple[float, float, float]
-
-_FOCAL_PX = 40.0
-_CAMERA_M = 1.5  # height above the road
-_HORIZON_ROW = 18.0  # on level ground
 _ROAD_MIDDLE_M, _ROAD_HALF_M = -1.5, 4.25  # our lane, one to the left of it, shoulders
 _LINES_MIDDLE_M, _LINES_HALF_M = -LANE_M / 2, 3.6
 _LINE_M = 0.18  # half width, wider than in life so that 48 pixels show it
@@ -60,30 +55,6 @@ _PARTS = np.array(
 _TWENTY_M = np.full(1, 20.0, np.float32)
 
 
-class _Palette(msgspec.Struct, frozen=True):
-    """Colours of a kind of place, in percent of full scale, and the daylight they are seen in."""
-
-    zenith: _Colour
-    skyline: _Colour
-    ground: _Colour
-    road: _Colour
-    trees: _Colour
-    daylight: float
-    headlights: float
-    haze_m: float
-
-
-_PALETTES = (  # day, overcast, dusk, night, desert, snow, fog
-    _Palette((25, 45, 85), (70, 80, 92), (22, 36, 12), (30, 30, 32), (8, 22, 8), 1.0, 0.0, 600.0),
-    _Palette((55, 58, 62), (72, 73, 74), (26, 32, 18), (26, 27, 29), (14, 20, 14), 0.55, 0.0, 220.0),
-    _Palette((25, 22, 45), (95, 50, 22), (20, 18, 12), (22, 20, 22), (6, 6, 7), 0.22, 0.05, 400.0),
-    _Palette((2, 3, 8), (10, 9, 12), (24, 26, 18), (28, 28, 30), (5, 7, 5), 0.05, 0.35, 900.0),
-    _Palette((35, 55, 85), (92, 84, 68), (74, 56, 34), (40, 37, 35), (52, 34, 20), 1.1, 0.0, 300.0),
-    _Palette((60, 66, 76), (85, 87, 90), (86, 88, 92), (34, 35, 38), (20, 26, 24), 0.8, 0.0, 180.0),
-    _Palette((62, 64, 66), (78, 79, 80), (24, 30, 18), (30, 31, 32), (22, 27, 22), 0.45, 0.02, 60.0),
-)  # fmt: skip
-
-
 def _unit(values: Pixels) -> Pixels:
     """Clip to 0 ... 1 in place (`np.clip` costs three times as much on arrays this small)."""
     np.maximum(values, 0.0, out=values)
@@ -111,8 +82,8 @@ def _dashes(position: Pixels) -> Pixels:
 class _Place:
     """What a place looks like: a palette with a tint of its own, and tables for ground, trees and hills."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        palette = _PALETTES[int(rng.integers(len(_PALETTES)))]
+    def __init__(self, rng: np.random.Generator, palettes: tuple[Palette, ...]) -> None:
+        palette = palettes[int(rng.integers(len(palettes)))]
         tint = 0.01 * rng.uniform(0.8, 1.2, (5, 1)) * rng.uniform(0.94, 1.06, (5, 3))
         colours = (palette.zenith, palette.skyline, palette.ground, palette.road, palette.trees)
         self.zenith, self.skyline, self.ground, self.road, self.trees = (
@@ -131,17 +102,19 @@ class _Place:
 class Renderer:
     """Draws one seed's places, far things first: `draw` gives radiance (3, 48, 48) float32."""
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng([seed, 1])
+    def __init__(self, seed: int, world: World = WORLDS[0]) -> None:
+        self._rng = world.rng(seed, 1)
+        self._world = world
+        self._focal_px, self._camera_m = world.focal_px, world.camera_m
         self._place = 0
-        self._look = _Place(self._rng)
+        self._look = _Place(self._rng, world.palettes)
 
     def draw(self, trip: Trip) -> Pixels:
         if trip.place != self._place:
             self._place = trip.place
-            self._look = _Place(self._rng)
+            self._look = _Place(self._rng, self._world.palettes)
         self._trip = trip
-        self._horizon = _HORIZON_ROW + _FOCAL_PX * trip.pitch
+        self._horizon = self._world.horizon_row + self._focal_px * trip.pitch
         self._daylight = self._look.daylight * trip.light
         pixels = np.empty((3, SIZE, SIZE), np.float32)
         below = (_ROWS - self._horizon)[:, None]
@@ -157,7 +130,7 @@ class Renderer:
     def _middle_px(self, z: Pixels) -> Pixels:
         """Column, from the image's left, of the middle of our lane at distance ``z``."""
         trip = self._trip
-        return SIZE / 2 + _FOCAL_PX * (0.5 * trip.curvature * z - trip.offset_m / z)
+        return SIZE / 2 + self._focal_px * (0.5 * trip.curvature * z - trip.offset_m / z)
 
     def _light(self, z: Pixels) -> Pixels:
         """Light on a surface at distance ``z``: daylight outside, lamps inside a tunnel, our headlights."""
@@ -174,36 +147,36 @@ class Renderer:
 
     def _draw_sky(self, pixels: Pixels, above: Pixels) -> None:
         look, trip = self._look, self._trip
-        height = _unit(above / _HORIZON_ROW)
+        height = _unit(above / self._world.horizon_row)
         pixels[:] = (look.skyline + height * (look.zenith - look.skyline)) * self._daylight
-        bearing = (trip.heading * _FOCAL_PX + _COLUMNS) * _HILLS_PER_PX
+        bearing = (trip.heading * self._focal_px + _COLUMNS) * _HILLS_PER_PX
         hill = look.hill_px[bearing.astype(np.int32) & 2047]
         far = 0.5 * (look.skyline + look.trees) * self._daylight
         _paint(pixels, _unit(hill - above + 0.5), far)
         # Trees stand along both sides; the further from the vanishing point, the nearer is the one we see.
-        aside = _COLUMNS - SIZE / 2 - _FOCAL_PX * 10.0 * trip.curvature
-        z = _FOCAL_PX * look.tree_line_m / np.maximum(np.abs(aside), 3.0)
+        aside = _COLUMNS - SIZE / 2 - self._focal_px * 10.0 * trip.curvature
+        z = self._focal_px * look.tree_line_m / np.maximum(np.abs(aside), 3.0)
         tree = look.tree_m[(((trip.travelled_m + z) / 6.0).astype(np.int64) * 2 + (aside > 0.0)) & 255]
         haze = z / (z + look.haze_m)
         shade = look.trees * ((1.0 - haze) * self._light(z)) + look.skyline * (haze * self._daylight)
-        _paint(pixels, _unit((tree - _CAMERA_M) * _FOCAL_PX / z - above + 0.5), shade)
+        _paint(pixels, _unit((tree - self._camera_m) * self._focal_px / z - above + 0.5), shade)
 
     def _draw_tunnel(self, pixels: Pixels, below: Pixels) -> None:
         """Portal, walls and lamps; what the tunnel does not hide stays as it was drawn."""
         travelled = self._trip.travelled_m
         near, far = (edge - travelled for edge in self._trip.tunnel)
-        z = _FOCAL_PX * _CAMERA_M / np.maximum(below, 0.01)  # of what is drawn there; the sky is far away
+        z = self._focal_px * self._camera_m / np.maximum(below, 0.01)  # what is drawn there; sky is far away
         mouth = self._opening(near, below)
         if near > 1.0:
             # Its front hides whatever ground lies behind, however far to the side.
             front = np.maximum(self._opening(near, below, 2.2), below > 0.0) * _unit((z - near) / 2.0)
             _paint(pixels, front * (1.0 - mouth), _CONCRETE * self._daylight)
-        aside = np.abs(_COLUMNS - self._middle_px(z) - _ROAD_MIDDLE_M * _FOCAL_PX / z)
-        wall = _inside(z, near, far) * _unit(aside - _TUNNEL_HALF_M * _FOCAL_PX / z + 0.5)
+        aside = np.abs(_COLUMNS - self._middle_px(z) - _ROAD_MIDDLE_M * self._focal_px / z)
+        wall = _inside(z, near, far) * _unit(aside - _TUNNEL_HALF_M * self._focal_px / z + 0.5)
         wall += _unit((z - far) / 2.0) * (1.0 - self._opening(far, below))
         aside = np.maximum(np.abs(_COLUMNS - self._middle_px(_TWENTY_M)), 0.5)
-        ceiling_z = _TUNNEL_TOP_M * _FOCAL_PX / np.maximum(-below, 0.5)
-        wall_z = _TUNNEL_HALF_M * _FOCAL_PX / aside
+        ceiling_z = _TUNNEL_TOP_M * self._focal_px / np.maximum(-below, 0.5)
+        wall_z = _TUNNEL_HALF_M * self._focal_px / aside
         phase = (travelled + ceiling_z) % _LAMP_PERIOD_M / _LAMP_PERIOD_M
         lamp = _unit(1.0 - 6.0 * np.abs(phase - 0.5)) * (ceiling_z < 0.8 * wall_z)
         lamp *= _TUNNEL_LAMP * np.minimum(1.0, 25.0 / ceiling_z) * (below < 0.0)
@@ -214,7 +187,7 @@ class Renderer:
         """Share of each pixel within the tunnel's outline, ``scale`` times as large, at distance ``z``."""
         if z <= 1.0:
             return np.ones((1, 1), np.float32)
-        px = _FOCAL_PX / z
+        px = self._focal_px / z
         middle = self._middle_px(np.full(1, z, np.float32)) + _ROAD_MIDDLE_M * px
         across = scale * _TUNNEL_HALF_M * px - np.abs(_COLUMNS - middle)
         up = scale * _TUNNEL_TOP_M * px + below
@@ -223,8 +196,8 @@ class Renderer:
     def _draw_ground(self, pixels: Pixels, below: Pixels) -> None:
         """Road, lines and verge; ``below`` (rows, 1) is the distance to the horizon in pixels."""
         look, travelled = self._look, self._trip.travelled_m
-        z = _FOCAL_PX * _CAMERA_M / below
-        px = _FOCAL_PX / z
+        z = self._focal_px * self._camera_m / below
+        px = self._focal_px / z
         lateral = (_COLUMNS - self._middle_px(z)) / px
         along = ((travelled + z) / 2.0).astype(np.int32) & 63
         across = ((lateral + 2048.0) / 2.0).astype(np.int32) & 63
@@ -244,16 +217,16 @@ class Renderer:
         road = _unit((_ROAD_HALF_M - np.abs(lateral - _ROAD_MIDDLE_M)) * px + 0.5) * (light - line)
         verge = light - line - road
         np.multiply(look.ground, verge + verge * texture, out=pixels)
-        pixels += look.road * (road + road * (0.3 * texture))
+        pixels += look.road * (road + road * (self._world.road_texture * texture))
         pixels += _LINE_COLOUR * line
         pixels += look.skyline * (haze * self._daylight)
 
     def _draw_vehicle(self, pixels: Pixels, vehicle: Vehicle) -> None:
         z = np.full(1, vehicle.gap_m, np.float32)
-        px = _FOCAL_PX / vehicle.gap_m
+        px = self._focal_px / vehicle.gap_m
         width, height = (metres * px for metres in vehicle.size_m)
         left = float(self._middle_px(z)[0]) + vehicle.lateral_m * px - width / 2
-        top = self._horizon + _CAMERA_M * px - height
+        top = self._horizon + self._camera_m * px - height
         light = float(self._light(z)[0])
         braking = self._trip.acceleration < -0.5 or self._trip.speed_mps == 0.0
         glow = 0.6 if braking else 0.25 * (self._look.headlights > 0.0)

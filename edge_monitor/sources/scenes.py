@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from edge_monitor.errors import InputError
 from edge_monitor.sources.renderer import SIZE, Pixels, Renderer
 from edge_monitor.sources.trip import CLASSES, FRAME_RATE_HZ, Trip
+from edge_monitor.sources.world import WORLDS, World
 
-__all__ = ["CLASSES", "FRAME_RATE_HZ", "SIZE", "Image", "Road", "Scene", "read_out"]
+__all__ = ["CLASSES", "FRAME_RATE_HZ", "SIZE", "WORLDS", "Image", "Road", "Scene", "read_out"]
 
 Image = NDArray[np.uint8]
 
-_READ_NOISE = 0.006  # standard deviation, full scale = 1
-_SHOT_NOISE = 0.0003  # variance per unit of signal and of gain, full scale = 1
 _BLACK_LEVEL = 0.012  # what the sensor answers in the dark, full scale = 1
 _METER_TARGET = 0.38
 _GAIN_RANGE = (0.25, 16.0)
@@ -52,20 +51,25 @@ class Road:
     ----------
     seed : int
         Number of the trip; see the module's convention.
+    world : int
+        Index into `WORLDS`: which camera on which roads.
 
     Raises
     ------
     InputError
-        The seed is negative.
+        The seed is negative, or there is no such world.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, world: int = 0) -> None:
         if seed < 0:
             raise InputError("seed of the road", f"must be 0 or more, not {seed}")
-        self._trip = Trip(seed)
-        self._renderer = Renderer(seed)
-        self._noise = np.random.default_rng([seed, 2])
-        self._noise_again = np.random.default_rng([seed, 3])
+        if not 0 <= world < len(WORLDS):
+            raise InputError("world of the road", f"must be 0 ... {len(WORLDS) - 1}, not {world}")
+        self._world = WORLDS[world]
+        self._trip = Trip(seed, self._world)
+        self._renderer = Renderer(seed, self._world)
+        self._noise = self._world.rng(seed, 2)
+        self._noise_again = self._world.rng(seed, 3)
         self._radiance = self._renderer.draw(self._trip)
         self._gain = _METER_TARGET / float(self._radiance.mean())
         self._metered = [_METER_TARGET, _METER_TARGET]
@@ -88,8 +92,9 @@ class Road:
 
     def _adjust_exposure(self) -> None:
         """Follow the metered level; the camera knows it two frames late, so it overshoots a little."""
-        step = 0.06 * log(_METER_TARGET / self._metered.pop(0))
-        gain = self._gain * exp(min(0.08, max(-0.08, step)))
+        limit = self._world.exposure_step
+        step = self._world.exposure_rate * log(_METER_TARGET / self._metered.pop(0))
+        gain = self._gain * exp(min(limit, max(-limit, step)))
         self._gain = min(_GAIN_RANGE[1], max(_GAIN_RANGE[0], gain))
         seen = self._radiance[:, ::2, ::2] * self._gain
         np.minimum(seen, 1.0, out=seen)
@@ -97,19 +102,19 @@ class Road:
 
     def _scene(self, rng: np.random.Generator) -> Scene:
         trip, index = self._trip, self._index
-        image = read_out(self._radiance * self._gain, self._gain, rng)
+        image = read_out(self._radiance * self._gain, self._gain, rng, self._world)
         t_ns = index * 1_000_000_000 // FRAME_RATE_HZ
         return Scene(image, trip.label, trip.speed_mps, self._gain, index, t_ns)
 
 
-def read_out(signal: Pixels, gain: float, rng: np.random.Generator) -> Image:
-    """Add shot and read noise and digitise.
+def read_out(signal: Pixels, gain: float, rng: np.random.Generator, camera: World = WORLDS[0]) -> Image:
+    """Add the camera's shot and read noise and digitise.
 
     ``signal`` (3, H, W) float32 is light times ``gain``, full scale = 1; the answer is (H, W, 3) uint8.
     """
     draws = rng.bit_generator.random_raw(signal.size // 4).view(np.uint16) & (_NORMAL.size - 1)
     noise = _NORMAL.take(draws).reshape(signal.shape)
-    noise *= np.sqrt(signal * (_SHOT_NOISE * gain) + _READ_NOISE * _READ_NOISE)
+    noise *= np.sqrt(signal * (camera.shot_noise * gain) + camera.read_noise * camera.read_noise)
     noise += signal
     noise *= 255.0
     noise += 255.0 * _BLACK_LEVEL + 0.5

@@ -9,7 +9,8 @@ from __future__ import annotations
 from math import sqrt
 
 import msgspec
-import numpy as np
+
+from edge_monitor.sources.world import WORLDS, World
 
 FRAME_RATE_HZ = 30
 DT = 1.0 / FRAME_RATE_HZ
@@ -19,7 +20,6 @@ BEND_PER_M = 0.003
 CLASSES = ("left, free", "straight, free", "right, free", "left, lead", "straight, lead", "right, lead")
 """What a perception network answers: where the road bends, and whether a vehicle is close ahead."""
 
-_COMFORT = 2.5  # lateral acceleration the driver accepts in a bend, m/s^2
 _OUT_OF_SIGHT_M = 90.0
 _MODEST_SPEED = 6.0  # below this speed relative traffic slows down with us, m/s
 _PITCH_RATE = 8.0  # natural frequency of the suspension, rad/s
@@ -61,6 +61,8 @@ class Trip:
     ----------
     seed : int
         Same seed, same drive.
+    world : World
+        On whose roads.
 
     Attributes
     ----------
@@ -77,8 +79,9 @@ class Trip:
         The one other vehicle in sight.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng([seed, 0])
+    def __init__(self, seed: int, world: World = WORLDS[0]) -> None:
+        self._rng = world.rng(seed, 0)
+        self._world = world
         self.place = -1
         self._side: float | None = None
         self._new_place()
@@ -125,7 +128,7 @@ class Trip:
         self.tunnel = (begin, begin + self._uniform(100.0, 300.0))
         self._next_bend()
         self.curvature = self._entering = self._bend
-        self._cruise_mps = self._uniform(10.0, 28.0)
+        self._cruise_mps = self._uniform(*self._world.cruise_mps)
         self._until_stop_s = self._uniform(10.0, 70.0)
         self.speed_mps = self._wanted_speed()
         self.acceleration = 0.0
@@ -146,14 +149,14 @@ class Trip:
     def _wanted_speed(self) -> float:
         if self._until_stop_s <= 0.0:
             return 0.0
-        return min(self._cruise_mps, sqrt(_COMFORT / max(abs(self.curvature), 1e-3)))
+        return min(self._cruise_mps, sqrt(self._world.comfort / max(abs(self.curvature), 1e-3)))
 
     def _drive(self) -> None:
         if self._standing_s > 0.0:
             self._standing_s -= DT
             if self._standing_s <= 0.0:
                 self._until_stop_s = self._uniform(20.0, 90.0)
-                self._cruise_mps = self._uniform(10.0, 28.0)
+                self._cruise_mps = self._uniform(*self._world.cruise_mps)
             return
         self._until_stop_s -= DT
         wanted = min(1.8, max(-3.5, 0.6 * (self._wanted_speed() - self.speed_mps)))
@@ -197,7 +200,7 @@ class Trip:
             self.vehicle.step(pace)
             if self.vehicle.gap_m >= _OUT_OF_SIGHT_M and self.vehicle.closing_mps > 0.0:
                 self.vehicle = None
-                self._clear_s = self._uniform(3.0, 10.0)
+                self._clear_s = self._uniform(*self._world.clear_s)
             return
         self._clear_s -= DT * pace
         if self._clear_s <= 0.0:
@@ -223,7 +226,7 @@ class Trip:
         return [(gap, -LANE_M, 3.0), (2 * _OUT_OF_SIGHT_M, -LANE_M, 0.0)]
 
     def _appear(self, gap: float, lateral: float, waypoints: list[tuple[float, float, float]]) -> Vehicle:
-        heavy = self._rng.random() < 0.25
+        heavy = self._rng.random() < self._world.heavy_share
         size = (2.4, self._uniform(2.4, 3.3)) if heavy else (1.8, self._uniform(1.4, 1.8))
         grey, red, blue = self._uniform(0.05, 0.7), self._uniform(0.7, 1.3), self._uniform(0.7, 1.3)
         return Vehicle(gap, lateral, size, (grey * red, grey, grey * blue), waypoints)

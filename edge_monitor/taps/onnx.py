@@ -238,6 +238,10 @@ class TappedSession:
         values = binding.get_outputs_as_ortvaluevector()
         return [values[place].numpy() for place in range(len(self._outputs))]
 
+    def restart(self) -> None:
+        """Forget the pictures so far."""
+        self._reducer.restart()
+
     def reduce(self, frame: NDArray[Any]) -> Reduction:
         """Reduce the taps of the last run, whose observed input was ``frame``."""
         self._reducer.load_input(frame)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
 from edge_monitor.kernels.fingerprint import fingerprint
+from edge_monitor.kernels import picture
 from edge_monitor.kernels.moments import N_COLUMNS, N_LANES, moments
 from edge_monitor.types import FloatArray, IntArray, SpatialBlock, TapSpec
 
@@ -30,13 +31,15 @@ class Reduction(msgspec.Struct, frozen=True, eq=False):
     """One frame, reduced; every array is fresh.
 
     ``signals`` (n_taps,) float64: mean |a| over finite elements (D1), NaN when a tap has none;
-    ``nonfinite`` (n_taps,) int64; ``fingerprint``: 64-bit hash of the sampled input.
+    ``nonfinite`` (n_taps,) int64; ``fingerprint``: 64-bit hash of the sampled input; ``picture``
+    (n_statistics + 2,) float64 as in `StatRow`.
     """
 
     signals: FloatArray
     nonfinite: IntArray
     spatial: SpatialBlock
     fingerprint: int
+    picture: FloatArray
 
 
 class TapReducer:
@@ -87,6 +90,11 @@ class TapReducer:
         self._n_voxels, self._n_channels = n_voxels, n_channels
         self._lanes = np.zeros((N_LANES, max(tap.shape[2] for tap in taps)))
         self._all_taps = np.ones(len(taps), np.bool_)
+        height, width = self._input.shape[1:]
+        self._light = np.zeros((3, height, width), np.float32)
+        self._thumbs = np.zeros((picture.LAG + 1, min(picture.THUMB, height) * min(picture.THUMB, width)))
+        self._pictures = np.zeros(1, np.int64)
+        self._columns = np.zeros((picture.N_STATISTICS, width), np.float32)
 
     def load_input(self, frame: NDArray[Any]) -> None:
         """Sample the network's input into ``views[0]``.
@@ -121,6 +129,10 @@ class TapReducer:
         except TypeError as error:
             raise InputError(spec.name, f"frame of dtype {frame.dtype}, expected real numbers") from error
 
+    def restart(self) -> None:
+        """Forget the pictures so far: the next one has none before it."""
+        self._pictures[0] = 0
+
     def reduce(self) -> Reduction:
         """Reduce what the views hold now."""
         n_taps = self._all_taps.size
@@ -130,7 +142,17 @@ class TapReducer:
         channels = np.empty(self._n_channels)
         moments(self._buffer, self._table, self._lanes, signals, nonfinite, voxels, channels)
         spatial = SpatialBlock(frames=1, taps=self._all_taps.copy(), voxels=voxels, channels=channels)
-        return Reduction(signals, nonfinite, spatial, int(fingerprint(self._words)))
+        statistics = np.empty(self._input.n_statistics + 2)
+        picture.statistics(
+            self.views[0],
+            *self._input.grid[1:],
+            self._light,
+            self._thumbs,
+            self._pictures,
+            self._columns,
+            statistics,
+        )
+        return Reduction(signals, nonfinite, spatial, int(fingerprint(self._words)), statistics)
 
 
 def input_spec(name: str, shape: tuple[int, ...]) -> TapSpec:
@@ -146,7 +168,7 @@ def input_spec(name: str, shape: tuple[int, ...]) -> TapSpec:
     channels, height, width = _three_axes(name, shape)
     step = (-(-height // INPUT_POINTS), -(-width // INPUT_POINTS))
     sampled = (channels, -(-height // step[0]), -(-width // step[1]))
-    return TapSpec(name, sampled, _clamp((COLOURS, *DEFAULT_GRID[1:]), sampled), step)
+    return TapSpec(name, sampled, _clamp((COLOURS, *DEFAULT_GRID[1:]), sampled), step, picture=True)
 
 
 def tap_spec(name: str, shape: tuple[int, ...], grid: tuple[int, int, int] = DEFAULT_GRID) -> TapSpec:

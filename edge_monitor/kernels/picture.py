@@ -1,0 +1,151 @@
+"""What the picture itself looks like: sharpness, change from frame to frame, and motion (design section 2).
+
+All of it is of the brightness, the mean over the channels, on the sampled view that `moments` reads too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.kernels._jit import kernel
+
+Float32Array = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+# Statistics of a region, in this order for each: mean size of the slope across and down and of the Laplacian,
+# mean size of the change over one and over two frames, and the share of points that stayed the same.
+ACROSS, DOWN, LAPLACIAN, CHANGE_1, CHANGE_2, SAME = range(6)
+N_STATISTICS = 6
+
+THUMB = 16
+"""Rows and columns of the thumbnail, at most: means over blocks leave the motion and little of the noise."""
+LAG = 16
+"""Frames over which the thumbnail's motion is compared with that over one."""
+
+
+@kernel("void(float32[:, :, ::1], float32[:, ::1])")
+def brightness(pixels: Float32Array, out_light: Float32Array) -> None:
+    """Mean over the channels of ``pixels`` (C, H, W), into ``out_light`` (H, W)."""
+    share = np.float32(1.0 / pixels.shape[0])
+    for i in range(pixels.shape[1]):
+        row = out_light[i]
+        row[:] = np.float32(0.0)
+        for c in range(pixels.shape[0]):
+            source = pixels[c, i]
+            for j in range(row.size):
+                row[j] += source[j]
+        for j in range(row.size):
+            row[j] *= share
+
+
+@kernel("void(float32[:, ::1], int64, float64[::1])")
+def thumbnail(light: Float32Array, thumb: int, out: FloatArray) -> None:
+    """Block means of ``light`` (H, W), edges ``floor(k n / g)``; ``out`` (rows x columns,)."""
+    height, width = light.shape
+    rows, columns = min(thumb, height), min(thumb, width)
+    for r in range(rows):
+        top, bottom = r * height // rows, (r + 1) * height // rows
+        for c in range(columns):
+            left, right = c * width // columns, (c + 1) * width // columns
+            total = 0.0
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    total += light[i, j]
+            out[r * columns + c] = total / ((bottom - top) * (right - left))
+
+
+@kernel(
+    "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], int64[::1], float32[:, ::1], "
+    "float64[::1])"
+)
+def statistics(
+    pixels: Float32Array,
+    rows: int,
+    columns: int,
+    state_light: Float32Array,
+    state_thumbs: FloatArray,
+    state_count: IntArray,
+    state_lanes: Float32Array,
+    out: FloatArray,
+) -> None:
+    """Statistics of one picture and of how it differs from those before.
+
+    Parameters
+    ----------
+    pixels : (C, H, W) float32
+    rows, columns : int
+        Regions.
+    state_light : (3, H, W) float32
+        Brightness of the last pictures, a ring.
+    state_thumbs : (LAG + 1, at most THUMB^2) float64
+        Thumbnails of the last pictures, a ring.
+    state_count : (1,) int64
+        Pictures so far.
+    state_lanes : (N_STATISTICS, W) float32
+        Work space: sums of each column.
+    out : (rows x columns x N_STATISTICS + 2,) float64
+        The regions' statistics, sums over points that have the neighbour over all points of the
+        region; then the mean size of the thumbnail's change over 1 and over `LAG` frames. NaN until there
+        are so many pictures.
+    """
+    count = state_count[0]
+    state_count[0] = count + 1
+    light, before, earlier = (
+        state_light[count % 3],
+        state_light[(count + 2) % 3],
+        state_light[(count + 1) % 3],
+    )
+    brightness(pixels, light)
+    height, width = light.shape
+    for r in range(rows):
+        top, bottom = r * height // rows, (r + 1) * height // rows
+        state_lanes[:] = np.float32(0.0)
+        across, down, laplacian = state_lanes[ACROSS], state_lanes[DOWN], state_lanes[LAPLACIAN]
+        change_1, change_2, same = state_lanes[CHANGE_1], state_lanes[CHANGE_2], state_lanes[SAME]
+        for i in range(top, bottom):
+            here = light[i]
+            last, second = before[i], earlier[i]
+            for j in range(width):
+                change_1[j] += abs(here[j] - last[j])
+                change_2[j] += abs(here[j] - second[j])
+                same[j] += np.float32(1.0) if here[j] == last[j] else np.float32(0.0)
+            left = here[: width - 1]
+            for j in range(width - 1):
+                across[j + 1] += abs(here[j + 1] - left[j])
+            if i == 0:
+                continue
+            above = light[i - 1]
+            for j in range(width):
+                down[j] += abs(here[j] - above[j])
+            if i == height - 1:
+                continue
+            below = light[i + 1]
+            four = np.float32(4.0)
+            for j in range(1, width - 1):
+                laplacian[j] += abs(four * here[j] - above[j] - below[j] - here[j - 1] - here[j + 1])
+        for c in range(columns):
+            first, stop = c * width // columns, (c + 1) * width // columns
+            size = (bottom - top) * (stop - first)
+            place = (r * columns + c) * N_STATISTICS
+            for k in range(N_STATISTICS):
+                total = 0.0
+                for j in range(first, stop):
+                    total += state_lanes[k, j]
+                out[place + k] = total / size
+            if count < 1:
+                out[place + CHANGE_1] = out[place + SAME] = math.nan
+            if count < 2:
+                out[place + CHANGE_2] = math.nan
+    thumbnail(light, THUMB, state_thumbs[count % (LAG + 1)])
+    newest = state_thumbs[count % (LAG + 1)]
+    for k in range(2):
+        lag = 1 if k == 0 else LAG
+        past = state_thumbs[(count - lag) % (LAG + 1)]
+        total = 0.0
+        for j in range(newest.size):
+            total += abs(newest[j] - past[j])
+        out[out.size - 2 + k] = total / newest.size if count >= lag else math.nan

@@ -1,0 +1,158 @@
+"""Edits of an ONNX model that break it: a channel held, a layer scaled or cut off, a bit of a weight flipped.
+
+A fault of a layer is put behind the operator that makes a tap: the operator's tensor is renamed, scaled,
+moved and cut off, and an identity activation gives the result the tap's name. So the tap can still be tapped,
+and everything behind it reads the faulty values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edge_monitor.errors import ModelError
+
+EXPONENT_BITS = range(23, 31)
+"""Of an IEEE 754 single-precision number."""
+
+
+class Layer(NamedTuple):
+    """Initializers of one Conv, Gemm or MatMul, and the axis of the weights that counts its channels."""
+
+    weight: str
+    bias: str | None
+    axis: int
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy that can be altered."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def hold_channel(model: onnx.ModelProto, tap: str, channel: int, value: float) -> bytes:
+    """Model in which ``tap`` (1, C, H, W) or (1, N) is ``value`` in one channel."""
+    faulty = copy_model(model)
+    n_channels, n_axes = _shape(model, tap)
+    gain, bias = np.ones(n_channels, np.float32), np.zeros(n_channels, np.float32)
+    gain[channel], bias[channel] = 0.0, value
+    alter_tap(faulty, tap, n_axes, gain, bias)
+    return bytes(faulty.SerializeToString())
+
+
+def flip_bit(model: onnx.ModelProto, tensor: str, index: int, bit: int) -> bytes:
+    """Model with one bit of one weight flipped."""
+    faulty = copy_model(model)
+    flip_bits(faulty, tensor, index, [bit])
+    return bytes(faulty.SerializeToString())
+
+
+def flip_bits(model: onnx.ModelProto, tensor: str, index: int, bits: list[int]) -> None:
+    """Flip bits of one weight, in place."""
+    values = initializers(model)[tensor].copy()
+    words = values.reshape(-1).view(f"u{values.itemsize}")
+    words[index] ^= words.dtype.type(sum(1 << bit for bit in bits))
+    replace_initializer(model, tensor, values)
+
+
+def alter_tap(
+    model: onnx.ModelProto,
+    tap: str,
+    n_axes: int,
+    gain: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    ceiling: float | None = None,
+) -> None:
+    """Let ``tap`` be its value x ``gain`` + ``bias`` (C), at most ``ceiling``; in place.
+
+    ``n_axes`` is the number of axes of the tap, whose second one counts channels.
+    """
+    nodes = list(model.graph.node)
+    place = next(i for i, node in enumerate(nodes) if tap in node.output)
+    sound = f"{tap}_sound"
+    nodes[place].output[list(nodes[place].output).index(tap)] = sound
+    shape = (1, len(gain), *[1] * (n_axes - 2))
+    steps = [("Mul", gain.reshape(shape)), ("Add", bias.reshape(shape))]
+    if ceiling is not None:
+        steps.append(("Min", np.array(ceiling, np.float32)))
+    added, tensor = [], sound
+    for op, value in steps:
+        constant, result = f"{tap}_{op.lower()}_by", f"{tap}_{op.lower()}"
+        added.append(helper.make_node("Constant", [], [constant], value=numpy_helper.from_array(value)))
+        added.append(helper.make_node(op, [tensor, constant], [result]))
+        tensor = result
+    # Only what an activation returns can be tapped; this one returns what it is given, NaN included.
+    added.append(helper.make_node("LeakyRelu", [tensor], [tap], alpha=1.0))
+    nodes[place + 1 : place + 1] = added
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Weights and constants by name; they must not be written to."""
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def replace_initializer(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
+    """Give an initializer other values, in place."""
+    initializer = next(item for item in model.graph.initializer if item.name == name)
+    initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def find_layers(model: onnx.ModelProto) -> list[Layer]:
+    """Conv, Gemm and MatMul with float32 weights, in order of execution.
+
+    Raises
+    ------
+    ModelError
+        There are none.
+    """
+    arrays = initializers(model)
+    found = []
+    for node in model.graph.node:
+        if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in arrays:
+            continue
+        transposed = any(item.name == "transB" and item.i for item in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else 1
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] in arrays else None
+        weights = arrays[node.input[1]]
+        if weights.dtype == np.float32 and weights.ndim > 1:
+            found.append(Layer(node.input[1], bias, axis))
+    if not found:
+        raise ModelError("model", "has no Conv, Gemm or MatMul with float32 weights, which the fault needs")
+    return found
+
+
+def weights_before(model: onnx.ModelProto, taps: list[str]) -> dict[str, str]:
+    """Weight matrices and the first of ``taps`` (in order of execution) that each one reaches.
+
+    Weights that reach none, behind the last tap, are left out.
+    """
+    weights = {item.name for item in model.graph.initializer if len(item.dims) > 1}
+    reached: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        sources = {name for name in node.input if name in weights}
+        for name in node.input:
+            sources |= reached.get(name, set())
+        for output in node.output:
+            reached[output] = sources
+    first: dict[str, str] = {}
+    for tap in taps:
+        for name in sorted(reached[tap]):
+            first.setdefault(name, tap)
+    return first
+
+
+def _shape(model: onnx.ModelProto, tensor: str) -> tuple[int, int]:
+    """Channels and number of axes of a tensor."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    found = [item for item in inferred.graph.value_info if item.name == tensor]
+    if not found:
+        raise ModelError(tensor, "no such tensor, or one of unknown shape")
+    dims = found[0].type.tensor_type.shape.dim
+    return dims[1].dim_value, len(dims)

@@ -1,0 +1,95 @@
+"""Thresholds of the evidence channels, from clean scores to a stated false-alarm budget (design section 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.stats import chi2
+
+from edge_monitor.evidence import event_peaks, event_threshold, fit_null, surprise_of
+from edge_monitor.region_map import EvidenceNull
+from edge_monitor.types import CHANNELS, BoolArray, FloatArray
+
+TAIL = np.geomspace(1.0, 0.005, 64)
+"""Tail probabilities at which clean scores are tabulated."""
+DEBOUNCE = 4
+"""A flag confirms after so many frames over its threshold (`flags.FLAGS`): events are counted the same way."""
+SHARES = {"stall": 0.1} | dict.fromkeys(("input", "spatial", "temporal", "output", "tracts"), 0.02)
+"""Share of the budget of channels that are no full members: the stall speaks rarely, and the last ones explain more
+than they find. The others have equal shares of what is left."""
+OVEREXPOSED_MARGIN = 1.25
+"""While overexposed a channel alarms at so many times its clean maximum (design section 6)."""
+SCALES = np.geomspace(0.5, 2.0, 201)
+
+
+def budget_shares() -> FloatArray:
+    """Share of every channel in the budget; they add up to 1."""
+    full = [channel for channel in CHANNELS if channel not in SHARES]
+    rest = (1.0 - sum(SHARES.values())) / len(full)
+    return np.array([SHARES.get(channel, rest) for channel in CHANNELS])
+
+
+def fit_evidence(
+    scores: FloatArray, overexposed: BoolArray, rate_hz: float, alarms_per_hour: float
+) -> EvidenceNull:
+    """Null distributions and thresholds from clean rows that fitted nothing else.
+
+    What was fitted, above all the fault head, is surer of the rows it knows than of any other.
+
+    Parameters
+    ----------
+    scores : (n, n_channels) float64
+        Smoothed scores of clean rows, NaN where there is none.
+    overexposed : (n,) bool
+    """
+    fitted = [fit_null(column, TAIL) for column in scores.T]
+    quantiles = np.stack([q for q, _ in fitted])
+    excess = np.array([e for _, e in fitted])
+    surprise = np.column_stack(
+        [surprise_of(scores[:, c], TAIL, quantiles[c], excess[c]) for c in range(len(CHANNELS))]
+    )
+    hours = len(surprise) / rate_hz / 3600.0
+    threshold = fit_thresholds(surprise, overexposed, rate_hz, alarms_per_hour)
+    return EvidenceNull(TAIL, quantiles, excess, threshold, alarms_per_hour, 0, hours, 0, 0.0)
+
+
+def fit_thresholds(
+    surprise: FloatArray, overexposed: BoolArray, rate_hz: float, alarms_per_hour: float
+) -> FloatArray:
+    """Thresholds (n_channels, 2): every channel at its share, then one scale so that all together keep the budget.
+
+    Parameters
+    ----------
+    surprise : (n, n_channels) float64
+        Of consecutive clean frames, NaN where there is none.
+    overexposed : (n,) bool
+    """
+    lasting = debounced(surprise)
+    hours = len(surprise) / rate_hz / 3600.0
+    threshold = np.empty((surprise.shape[1], 2))
+    for c, share in enumerate(budget_shares()):
+        ordinary = np.where(overexposed, np.nan, lasting[:, c])
+        threshold[c, 0] = event_threshold(ordinary, rate_hz, share * alarms_per_hour)
+        bright = lasting[overexposed & np.isfinite(lasting[:, c]), c]
+        most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
+        threshold[c, 1] = max(threshold[c, 0], most)
+    ratio = lasting / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
+    known = np.isfinite(ratio).any(axis=1)
+    joint = np.full(len(ratio), np.nan)
+    joint[known] = np.nanmax(ratio[known], axis=1)
+    peaks = event_peaks(joint)
+    allowed = int(alarms_per_hour * hours)
+    within = [scale for scale in SCALES if np.count_nonzero(peaks >= scale) <= allowed]
+    return threshold * (within[0] if within else SCALES[-1])
+
+
+def debounced(values: FloatArray) -> FloatArray:
+    """Smallest of each value and the `DEBOUNCE` - 1 before it, column by column; NaN where one is missing."""
+    padded = np.vstack([np.full((DEBOUNCE - 1, values.shape[1]), np.nan), values])
+    return np.asarray(sliding_window_view(padded, DEBOUNCE, axis=0).min(axis=-1), np.float64)
+
+
+def poisson_interval(events: int, hours: float) -> tuple[float, float]:
+    """95 % interval of a rate per hour of which ``events`` were counted in ``hours`` (Garwood, 1936)."""
+    low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
+    return float(low) / hours, float(chi2.ppf(0.975, 2 * events + 2) / 2) / hours

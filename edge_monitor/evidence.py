@@ -61,7 +61,7 @@ class EvidenceTracker:
         for c, score in zip(range(self._scores.size), scores, strict=True):
             self._scores[c] = np.nan if score is None else score
         null = self._null
-        surprise.update(
+        largest = surprise.update(
             self._scores,
             SMOOTHING,
             null.tail,
@@ -72,7 +72,9 @@ class EvidenceTracker:
             self._surprise,
             self._ratio,
         )
-        return Evidence(self._smooth.copy(), self._surprise.copy(), self._ratio.copy(), self._overexposed > 0)
+        return Evidence(
+            self._smooth.copy(), self._surprise.copy(), self._ratio.copy(), self._overexposed > 0, largest
+        )
 
 
 def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:

@@ -297,12 +297,14 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     ``score`` (n_channels,): smoothed score; ``surprise`` (n_channels,): -log p under the calibrated
     null, nats; ``ratio`` (n_channels,): surprise over the channel's threshold. NaN = no evidence.
     ``overexposed``: the thresholds are those of a picture that is, or was just now, next to full scale.
+    ``largest``: the largest ratio, NaN when there is none.
     """
 
     score: FloatArray
     surprise: FloatArray
     ratio: FloatArray
     overexposed: bool
+    largest: float
 
 
 class FaultGuess(msgspec.Struct, frozen=True, eq=False):

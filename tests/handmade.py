@@ -49,20 +49,32 @@ def report(frame=0, *, transitions=(), flags=(), state=HealthState.OK, vital=Non
 
 def bands(power, score):
     power = np.asarray(power, float)
-    return BandPowers(
-        power, np.zeros_like(power), np.zeros(len(power), np.int64), np.zeros(len(power), np.int64), score
-    )
+    n = len(power)
+    nothing = np.zeros(n, np.int64)
+    return BandPowers(power, np.zeros_like(power), nothing, nothing, score, np.full(n, np.nan), None)
 
 
 def regions(score, input_score):
-    return RegionScores(np.zeros(2), np.zeros(2), np.zeros(2), None, None, score, input_score)
+    return RegionScores(np.zeros(2), np.zeros(2), np.zeros(2), None, None, score, input_score, None)
 
 
 def connectivity(residual, root):
     """Voxel 1 of three alarms under the root; the tract from voxel 0 to voxel 2 is the weakest."""
     marked = np.array([False, True, False])
     known = np.asarray(residual, float)
-    return Connectivity(known, np.array([-2.5, np.nan]), marked, marked, root, (0, 2), None, 2.5)
+    return Connectivity(
+        residual=known,
+        departure=np.zeros(4),
+        shift=np.full(3, np.nan),
+        tract_z=np.array([-2.5, np.nan]),
+        alarming=marked,
+        under=marked,
+        root=root,
+        weakest=(0, 2),
+        residual_score=None,
+        shift_score=None,
+        tract_score=2.5,
+    )
 
 
 def consistency(score):
@@ -71,4 +83,4 @@ def consistency(score):
 
 def evidence(ratio):
     ratio = np.asarray(ratio, float)
-    return Evidence(ratio, ratio, ratio)
+    return Evidence(ratio, ratio, ratio, overexposed=False)

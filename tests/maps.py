@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from edge_monitor.eeg import LINE_BINS
 from edge_monitor.region_map import (
     CrossmodalNull,
     EegBaseline,
@@ -95,11 +96,14 @@ def minimal_map(
             profile_covariance=np.tile(np.eye(len(BANDS)), (len(specs), 1, 1)),
             state_mix=np.full((len(specs), len(STATES)), 1 / len(STATES)),
             profile_accuracy=0.0,
+            line_level=np.zeros((len(specs), LINE_BINS)),
+            line=np.tile([1e-12, 0.0, 1.0], (len(specs), 1)),
         ),
         fmri=FmriBaseline(
             median=np.zeros(n_voxels),
             scale=np.ones(n_voxels),
             floor=np.full(n_voxels, np.nan),
+            bright=np.full(n_voxels, np.nan),
         ),
         tracts=no_tracts(specs),
         residual=no_residual(specs),
@@ -107,12 +111,16 @@ def minimal_map(
             tail=np.array([1.0, 0.1, 0.005]),
             quantiles=np.tile([0.0, 1.0, 2.0], (n_channels, 1)),
             excess=np.ones(n_channels),
-            threshold=np.full(n_channels, np.nan),
+            threshold=np.full((n_channels, 2), np.nan),
             alarms_per_hour=1.0,
             held_out_alarms=0,
             held_out_hours=0.0,
+            judge_alarms=0,
+            judge_hours=0.0,
         ),
-        crossmodal=CrossmodalNull(coherence_bias=0.0, temporal_error=1.0, spatial_error=1.0),
+        crossmodal=CrossmodalNull(
+            coherence_bias=0.0, temporal_error=1.0, spatial_error=1.0, least_agreement=-np.inf
+        ),
         golden=Golden(
             frames=frames,
             outputs=np.array(outputs, np.float64),
@@ -140,7 +148,7 @@ def no_tracts(taps: Sequence[TapSpec]) -> TractBaseline:
 
 
 def no_residual(taps: Sequence[TapSpec]) -> ResidualBaseline:
-    """Prediction "log feature 0" and whitening 0: no residual ever counts."""
+    """Prediction "log feature 0" and whitening 0: no residual and no shift ever counts."""
     n_features = [tap.n_features for tap in taps]
     n_weights = n_features[0] + sum((2 * m + 1) * n for m, n in itertools.pairwise(n_features))
     n = sum(n_features)
@@ -150,6 +158,7 @@ def no_residual(taps: Sequence[TapSpec]) -> ResidualBaseline:
         high=np.ones(n),
         weights=np.zeros(n_weights),
         whitening=np.zeros(sum(m * m for m in n_features)),
+        shift=np.zeros(n_features[0] ** 2),
         limit=np.full(n, 1e12),
     )
 

@@ -79,6 +79,11 @@ def fingerprint(data):
     return joined ^ joined // 2**31
 
 
+def bright_share(elements, limits):
+    """Share of the input's voxels whose mean element reaches its limit."""
+    return np.mean([np.mean(x) >= limit for x, limit in zip(elements, limits, strict=True)])
+
+
 def region_scores(density, median, scale, theta, tap_of_voxel, usable):
     """All fields of `RegionScores` as a dictionary; ``usable``: one bool per tap."""
     density = np.where(usable[tap_of_voxel], density, np.nan)
@@ -175,6 +180,77 @@ def surprise(x, tail, quantiles, excess):
         return 0.0
     ends = [quantiles[k - 1], quantiles[k]]
     return np.interp(x, ends, [-np.log(tail[k - 1]), -np.log(tail[k])])
+
+
+# kernels/picture.py
+
+
+def picture(frames, rows, columns):
+    """Statistics of the last of ``frames`` (n, C, H, W): six of each region, then the thumbnail's motion."""
+    light = np.asarray(frames, np.float64).mean(axis=1)
+    height, width = light.shape[1:]
+    now = light[-1]
+    nothing = np.full(now.shape, np.nan)
+    across, down, laplacian = np.zeros((3, height, width))
+    across[:, 1:] = np.abs(np.diff(now, axis=1))
+    down[1:] = np.abs(np.diff(now, axis=0))
+    for i, j in itertools.product(range(1, height - 1), range(1, width - 1)):
+        four = now[i - 1, j] + now[i + 1, j] + now[i, j - 1] + now[i, j + 1]
+        laplacian[i, j] = abs(4 * now[i, j] - four)
+    change_1, change_2 = (
+        np.abs(now - light[-1 - lag]) if len(light) > lag else nothing for lag in (1, 2)
+    )
+    # The mean of single-precision points is taken in single precision: equal there is the same.
+    single = np.float32([sum(c.astype(np.float32) for c in f) * np.float32(1 / len(f)) for f in frames[-2:]])
+    same = (single[-1] == single[0]).astype(float) if len(light) > 1 else nothing
+    maps = (across, down, laplacian, change_1, change_2, same)
+    statistics = [
+        np.mean(part[region[1:]])
+        for region in voxel_slices((1, height, width), (1, rows, columns))
+        for part in maps
+    ]
+    grid = (1, min(16, height), min(16, width))
+    thumbs = [
+        np.array([frame[cell[1:]].mean() for cell in voxel_slices((1, height, width), grid)])
+        for frame in light
+    ]
+    motion = [
+        np.mean(np.abs(thumbs[-1] - thumbs[-1 - lag])) if len(thumbs) > lag else np.nan for lag in (1, 16)
+    ]
+    return np.array(statistics + motion)
+
+
+# kernels/line.py
+
+
+def peak_over_floor(history, level, floor, median, scale):
+    """Robust z of one tap's spectral line after the last density (n_bins,) of ``history``; None: not known."""
+    ratios = []
+    for density in history:
+        if density is None or np.isnan(scale):
+            ratios = []
+            continue
+        above = np.log(density + floor) - level
+        ratios.append(above.max() - above.mean())
+    if not ratios:
+        return np.nan
+    return (smoothed(ratios, 2 / 9) - median) / scale
+
+
+# kernels/perceptron.py
+
+
+def perceptron(history, mean, scale, hidden, output):
+    """Log odds of a fault in the last of the inputs, and probability of each fault from the smoothed logits."""
+    logits = []
+    for inputs in history:
+        u = np.nan_to_num((inputs - mean) / scale, nan=0.0, posinf=1e6, neginf=-1e6)
+        bounded = u / (1 + np.abs(u) / 8)
+        units = np.maximum(np.append(bounded, 1.0) @ hidden, 0.0)
+        logits.append(np.append(units, 1.0) @ output)
+    smooth = np.array([smoothed(column, 2 / 9) for column in np.transpose(logits)])
+    score = scipy.special.logsumexp(logits[-1][1:]) - logits[-1][0]
+    return score, scipy.special.softmax(smooth[1:])
 
 
 # EEG: ring, sliding spectrum, band powers, states (D1, D4-D6).
@@ -275,12 +351,15 @@ def channel_groups(n_channels):
     return [range(k * n_channels // n, (k + 1) * n_channels // n) for k in range(n)]
 
 
-def levels(activations, grid):
-    """Features of one tap from its activations (n, C, H, W) in n frames: channel groups, then voxels."""
+def levels(activations, grid, picture=()):
+    """Features of one tap from its activations (n, C, H, W) in n frames.
+
+    Channel groups, then voxels, then statistics of the picture.
+    """
     size = np.abs(np.asarray(activations, np.float64))
     groups = [np.mean(size[:, group]) for group in channel_groups(size.shape[1])]
     voxels = [np.mean([frame[voxel] for frame in size]) for voxel in voxel_slices(size.shape[1:], grid)]
-    return np.array(groups + voxels)
+    return np.array([*groups, *voxels, *picture])
 
 
 def multiply(vector, matrix):
@@ -288,6 +367,24 @@ def multiply(vector, matrix):
         [float(x) * float(w) for x, w in zip(vector, row, strict=True)] for row in np.transpose(matrix)
     ]
     return np.array([sum(row) for row in products])
+
+
+def left_over(history, tap, low, high, weight):
+    """What is left of the log features of ``tap`` in every frame, None where they or what predicts is masked."""
+    for frame in history:
+        before = frame[tap - 1] if tap else np.empty(0)
+        if before is None or frame[tap] is None:
+            yield None
+            continue
+        bounded = np.clip(np.log(before), low[tap - 1], high[tap - 1]) if tap else before
+        inputs = np.concatenate([bounded, np.exp(bounded), [1.0]])
+        yield np.clip(np.log(frame[tap]) - multiply(inputs, weight), -20.0, 20.0)
+
+
+def ewma_from_zero(samples):
+    """Exponentially weighted mean over 8 of ``samples`` (n, m) that starts at 0."""
+    ages = np.arange(len(samples))[::-1]
+    return np.sum(2 / 9 * (7 / 9) ** ages[:, None] * samples, axis=0)
 
 
 def residuals(history, low, high, weights, whitening):
@@ -298,23 +395,29 @@ def residuals(history, low, high, weights, whitening):
     """
     distance, smoothed_residuals = [], []
     for tap, weight in enumerate(weights):
-        off = []
-        known = False
-        for frame in history:
-            before = frame[tap - 1] if tap else np.empty(0)
-            known = before is not None and frame[tap] is not None
-            if known:
-                bounded = np.clip(np.log(before), low[tap - 1], high[tap - 1]) if tap else before
-                inputs = np.concatenate([bounded, np.exp(bounded), [1.0]])
-                off.append(np.clip(np.log(frame[tap]) - multiply(inputs, weight), -20.0, 20.0))
-        ages = np.arange(len(off))[::-1]
-        smooth = np.zeros(weight.shape[1])
-        for age, values in zip(ages, off, strict=True):
-            smooth += 2 / 9 * (7 / 9) ** age * values
+        left = list(left_over(history, tap, low, high, weight))
+        off = np.array([x for x in left if x is not None]).reshape(-1, weight.shape[1])
+        smooth = ewma_from_zero(off)
         smoothed_residuals.append(smooth)
-        known &= len(off) >= 8
+        known = left[-1] is not None and len(off) >= 8
         distance.append(np.linalg.norm(multiply(smooth, whitening[tap])) if known else np.nan)
     return distance, smoothed_residuals
+
+
+def shift(history, weight, whitening):
+    """Distance of the input's smoothed residuals from their slow mean, and feature by feature; None: unknown.
+
+    The slow mean is the plain mean of the first frames, then exponentially weighted over 90.
+    """
+    left = list(left_over(history, 0, None, None, weight))
+    off = [x for x in left if x is not None]
+    if left[-1] is None or len(off) < 90:
+        return None
+    slow = np.mean(off[:45], axis=0)
+    for n, values in enumerate(off[45:], 46):
+        slow = slow + max(2 / 91, 1 / n) * (values - slow)
+    departure = ewma_from_zero(np.array(off)) - slow
+    return np.linalg.norm(multiply(departure, whitening)), departure
 
 
 def drives(elements, gate):
@@ -348,7 +451,7 @@ def root_cause(residual, taps, smooth, limit, strong):
             channels = set(range(shape[0])[where[0]])
             reaching = [x for x, group in zip(features, groups, strict=False) if channels & set(group)]
             largest = max(features[len(groups) + voxel], *reaching)
-            if largest >= min(1.0, max(features)):
+            if largest >= min(1.0, max(features[: len(groups) + np.prod(grid)])):
                 excess[tap, voxel] = largest
     own = [tap for tap, _ in excess if tap > 0]
     if not own:

@@ -58,6 +58,86 @@ def thumbnail(light: Float32Array, thumb: int, out: FloatArray) -> None:
             out[r * columns + c] = total / ((bottom - top) * (right - left))
 
 
+@kernel("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], int64, int64, float32[:, ::1])")
+def add_changes(
+    light: Float32Array, before: Float32Array, earlier: Float32Array, top: int, bottom: int, out: Float32Array
+) -> None:
+    """Add up, column by column of rows ``top`` to ``bottom``, how ``light`` differs from the last pictures.
+
+    ``out`` (N_STATISTICS, W): sizes of the change over one and over two frames, and points that are the same.
+    """
+    change_1, change_2, same = out[CHANGE_1], out[CHANGE_2], out[SAME]
+    for i in range(top, bottom):
+        here, last, second = light[i], before[i], earlier[i]
+        for j in range(here.size):
+            change_1[j] += abs(here[j] - last[j])
+            change_2[j] += abs(here[j] - second[j])
+            same[j] += np.float32(1.0) if here[j] == last[j] else np.float32(0.0)
+
+
+@kernel("void(float32[:, ::1], int64, int64, float32[:, ::1])")
+def add_slopes(light: Float32Array, top: int, bottom: int, out: Float32Array) -> None:
+    """Add up, column by column of rows ``top`` to ``bottom``, sizes of the slopes and of the Laplacian.
+
+    ``out`` (N_STATISTICS, W). A point at the border has no slope beyond it and no Laplacian.
+    """
+    across, down, laplacian = out[ACROSS], out[DOWN], out[LAPLACIAN]
+    height, width = light.shape
+    for i in range(top, bottom):
+        here = light[i]
+        left = here[: width - 1]
+        for j in range(width - 1):
+            across[j + 1] += abs(here[j + 1] - left[j])
+        if i == 0:
+            continue
+        above = light[i - 1]
+        for j in range(width):
+            down[j] += abs(here[j] - above[j])
+        if i == height - 1:
+            continue
+        below = light[i + 1]
+        four = np.float32(4.0)
+        for j in range(1, width - 1):
+            laplacian[j] += abs(four * here[j] - above[j] - below[j] - here[j - 1] - here[j + 1])
+
+
+@kernel("void(float32[:, ::1], int64, int64, int64, float64[::1])")
+def divide(lanes: Float32Array, columns: int, height: int, count: int, out: FloatArray) -> None:
+    """Means over each of the regions side by side, from sums of their columns.
+
+    ``lanes`` (N_STATISTICS, W): sums over ``height`` rows; ``count``: pictures before this one; ``out``
+    (columns x N_STATISTICS,): NaN where there are too few of them.
+    """
+    width = lanes.shape[1]
+    for c in range(columns):
+        first, stop = c * width // columns, (c + 1) * width // columns
+        place = c * N_STATISTICS
+        for k in range(N_STATISTICS):
+            total = 0.0
+            for j in range(first, stop):
+                total += lanes[k, j]
+            out[place + k] = total / (height * (stop - first))
+        if count < 1:
+            out[place + CHANGE_1] = out[place + SAME] = math.nan
+        if count < 2:
+            out[place + CHANGE_2] = math.nan
+
+
+@kernel("float64(float64[:, ::1], int64, int64)")
+def motion(thumbs: FloatArray, count: int, lag: int) -> float:
+    """Mean size of the change of the newest thumbnail over ``lag`` frames, NaN while there are too few.
+
+    ``thumbs`` (LAG + 1, n): a ring; ``count``: pictures before the newest.
+    """
+    if count < lag:
+        return math.nan
+    newest, past = thumbs[count % (LAG + 1)], thumbs[(count - lag) % (LAG + 1)]
+    total = 0.0
+    for j in range(newest.size):
+        total += abs(newest[j] - past[j])
+    return total / newest.size
+
+
 @kernel(
     "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], int64[::1], float32[:, ::1], "
     "float64[::1])"
@@ -94,58 +174,17 @@ def statistics(
     """
     count = state_count[0]
     state_count[0] = count + 1
-    light, before, earlier = (
-        state_light[count % 3],
-        state_light[(count + 2) % 3],
-        state_light[(count + 1) % 3],
-    )
+    light, before = state_light[count % 3], state_light[(count + 2) % 3]
+    earlier = state_light[(count + 1) % 3]
     brightness(pixels, light)
-    height, width = light.shape
+    height = light.shape[0]
+    size = columns * N_STATISTICS
     for r in range(rows):
         top, bottom = r * height // rows, (r + 1) * height // rows
         state_lanes[:] = np.float32(0.0)
-        across, down, laplacian = state_lanes[ACROSS], state_lanes[DOWN], state_lanes[LAPLACIAN]
-        change_1, change_2, same = state_lanes[CHANGE_1], state_lanes[CHANGE_2], state_lanes[SAME]
-        for i in range(top, bottom):
-            here = light[i]
-            last, second = before[i], earlier[i]
-            for j in range(width):
-                change_1[j] += abs(here[j] - last[j])
-                change_2[j] += abs(here[j] - second[j])
-                same[j] += np.float32(1.0) if here[j] == last[j] else np.float32(0.0)
-            left = here[: width - 1]
-            for j in range(width - 1):
-                across[j + 1] += abs(here[j + 1] - left[j])
-            if i == 0:
-                continue
-            above = light[i - 1]
-            for j in range(width):
-                down[j] += abs(here[j] - above[j])
-            if i == height - 1:
-                continue
-            below = light[i + 1]
-            four = np.float32(4.0)
-            for j in range(1, width - 1):
-                laplacian[j] += abs(four * here[j] - above[j] - below[j] - here[j - 1] - here[j + 1])
-        for c in range(columns):
-            first, stop = c * width // columns, (c + 1) * width // columns
-            size = (bottom - top) * (stop - first)
-            place = (r * columns + c) * N_STATISTICS
-            for k in range(N_STATISTICS):
-                total = 0.0
-                for j in range(first, stop):
-                    total += state_lanes[k, j]
-                out[place + k] = total / size
-            if count < 1:
-                out[place + CHANGE_1] = out[place + SAME] = math.nan
-            if count < 2:
-                out[place + CHANGE_2] = math.nan
+        add_changes(light, before, earlier, top, bottom, state_lanes)
+        add_slopes(light, top, bottom, state_lanes)
+        divide(state_lanes, columns, bottom - top, count, out[r * size : (r + 1) * size])
     thumbnail(light, THUMB, state_thumbs[count % (LAG + 1)])
-    newest = state_thumbs[count % (LAG + 1)]
-    for k in range(2):
-        lag = 1 if k == 0 else LAG
-        past = state_thumbs[(count - lag) % (LAG + 1)]
-        total = 0.0
-        for j in range(newest.size):
-            total += abs(newest[j] - past[j])
-        out[out.size - 2 + k] = total / newest.size if count >= lag else math.nan
+    out[out.size - 2] = motion(state_thumbs, count, 1)
+    out[out.size - 1] = motion(state_thumbs, count, LAG)

@@ -13,7 +13,7 @@ FloatArray = NDArray[np.float64]
 
 
 @kernel(
-    "void(float64[::1], float64[::1], float64[::1], float64[:,::1], float64[::1], float64[::1],"
+    "float64(float64[::1], float64[::1], float64[::1], float64[:,::1], float64[::1], float64[::1],"
     " float64[::1], float64[::1], float64[::1])"
 )
 def update(
@@ -26,8 +26,10 @@ def update(
     state_smooth: FloatArray,
     out_surprise: FloatArray,
     out_ratio: FloatArray,
-) -> None:
+) -> float:
     """Smooth each channel's score and give its surprise and its ratio to the threshold.
+
+    The largest ratio is returned, NaN if there is none.
 
     Up to the last quantile -log p is interpolated between the empirical tail probabilities, beyond
     it p falls off exponentially (design section 6). Of tied quantiles the first counts: p is the
@@ -51,6 +53,7 @@ def update(
         -log p in nats and its ratio to the threshold.
     """
     n_points = tail.size
+    largest = math.nan
     for c in range(scores.size):
         x = scores[c]
         if math.isnan(x):
@@ -77,3 +80,6 @@ def update(
             surprise = -math.log(tail[low]) + share * math.log(tail[low] / tail[high])
         out_surprise[c] = surprise
         out_ratio[c] = surprise / threshold[c]
+        if not out_ratio[c] <= largest and not math.isnan(out_ratio[c]):
+            largest = out_ratio[c]
+    return largest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -11,22 +11,19 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
+from edge_monitor.offline.delivery import delays, delivered, plan_of, seen_by_camera
 from edge_monitor.offline.faults import EXTRAS, FAULTS, Stage
 from edge_monitor.offline.model_faults import faulty_model
 from edge_monitor.offline.picture_faults import picture_fault
 from edge_monitor.offline.scene import BEFORE, Scene
-from edge_monitor.offline.stream_faults import deliveries
+from edge_monitor.offline.stream_faults import Delivery
+from edge_monitor.offline.tapped_model import TappedModel
 from edge_monitor.pipeline import Monitor
-from edge_monitor.probe import Probe
-from edge_monitor.taps.onnx import quiet_options
 from edge_monitor.types import StatRow, TapSpec
 
 LEVELS = 255
 """Steps of a camera's numbers: what a fault leaves between two of them would give it away."""
-
-
-Run = Callable[[NDArray[np.float32], Scene], list[StatRow]]
-"""Frames and their scene in, rows from the onset on out."""
+_STAGES = {fault.name: fault.stage for fault in (*FAULTS, *EXTRAS)}
 
 
 class Injection(msgspec.Struct, frozen=True):
@@ -76,41 +73,46 @@ class Injector:
     """
 
     def __init__(self, model: bytes, taps: tuple[TapSpec, ...], full_scale: Range, rate_hz: float) -> None:
-        self._proto = onnx.load_model_from_string(model)
-        self._taps = [tap.name for tap in taps[1:]]
+        self._model, self._proto = model, onnx.load_model_from_string(model)
+        self._taps = taps
         self._range = full_scale
+        self._clean: TappedModel | None = None
         self.rate_hz = rate_hz
-        self._clean = self._open(model)
 
     def rows(self, scene: Scene, injections: Sequence[Injection]) -> list[StatRow]:
         """Rows of a scene from the onset on, with faults put in one after the other; none: clean.
 
-        Faults of the stream come last: they deliver what the others made.
+        First comes what the stream does to the scene that the camera sees, then what lens and sensor do to the
+        picture, then what the queue does to the frames, and last the model.
 
         Raises
         ------
         InputError
-            No such fault, or one that the picture or the source cannot have.
+            No such fault, levels for another number of frames, or a fault that the picture or the source
+            cannot have.
         ModelError
             One that the model cannot have.
         """
-        stages = {fault.name: fault.stage for fault in (*FAULTS, *EXTRAS)}
         for injection in injections:
-            if injection.fault not in stages:
-                raise InputError("fault", f"{injection.fault!r} is none of {', '.join(stages)}")
-        frames = scene.frames
-        held = scene.again
+            if injection.fault not in _STAGES:
+                raise InputError("fault", f"{injection.fault!r} is none of {', '.join(_STAGES)}")
+            if len(injection.levels) != scene.length:
+                n = len(injection.levels)
+                raise InputError(injection.fault, f"has {n} levels, the scene has {scene.length} frames")
+        streams = [i for i in injections if _STAGES[i.fault] is Stage.STREAM]
+        plan = plan_of(streams, scene.length)
+        if scene.again is None and any(delivery.again for delivery in plan):
+            raise InputError(streams[0].fault, "needs a source that can show a scene again with fresh noise")
+        frames = seen_by_camera(scene, plan)
         for injection in injections:
-            if stages[injection.fault] is Stage.PICTURE:
+            if _STAGES[injection.fault] is Stage.PICTURE:
                 frames = self._break_pictures(frames, injection)
-        run = self._clean
-        for injection in injections:
-            if stages[injection.fault] is Stage.MODEL:
-                run = self._broken(injection, scene)
-        streams = [i for i in injections if stages[i.fault] is Stage.STREAM]
-        if not streams:
-            return run(frames, scene)
-        return self._deliver(run, frames, held, scene, streams[0])
+        arriving, shown = delivered(plan)
+        frames = frames[[*range(BEFORE), *(BEFORE + k for k in shown)]]
+        broken = [i for i in injections if _STAGES[i.fault] is Stage.MODEL]
+        rows = self._run(frames, arriving, broken, scene)
+        late = delays(plan)
+        return [self._placed(row, k, plan[k], late[k], scene) for k, row in zip(arriving, rows, strict=True)]
 
     def _break_pictures(self, frames: NDArray[np.float32], injection: Injection) -> NDArray[np.float32]:
         fault = picture_fault(injection.fault, injection.seed, injection.variant, rate_hz=self.rate_hz)
@@ -122,97 +124,47 @@ class Injector:
                 broken[i] = self._range.from_unit(unit, frame.shape)
         return broken
 
-    def _broken(self, injection: Injection, scene: Scene) -> Run:
-        level = max(injection.levels)
-        data, _ = faulty_model(
-            self._proto,
-            injection.fault,
-            level,
-            injection.seed,
-            scene.frames[:BEFORE],
-            variant=injection.variant,
-        )
-        broken, clean = self._open(data), self._clean
-
-        def run(frames: NDArray[np.float32], scene: Scene) -> list[StatRow]:
-            return broken(frames, scene) if level > 0.0 else clean(frames, scene)
-
-        return run
-
-    def _deliver(
-        self,
-        run: Run,
-        frames: NDArray[np.float32],
-        again: NDArray[np.float32] | None,
-        scene: Scene,
-        injection: Injection,
+    def _run(
+        self, frames: NDArray[np.float32], arriving: list[int], faults: list[Injection], scene: Scene
     ) -> list[StatRow]:
-        """Deliver frames late, twice, in another order or not at all."""
-        plan = deliveries(injection.fault, max(injection.levels), injection.seed, scene.length)
-        if any(d.again for d in plan) and again is None:
-            raise InputError(injection.fault, "needs a source that can show a scene again with fresh noise")
-        shown = [*range(BEFORE)]
-        pictures = [*frames[:BEFORE]]
-        for n, delivery in enumerate(plan):
-            if not delivery.delivered:
-                continue
-            shown.append(BEFORE + n)
-            if delivery.again and again is not None:
-                pictures.append(again[n])
-            else:
-                pictures.append(frames[BEFORE + delivery.index])
-        rows = run(np.stack(pictures), scene)
-        period_ns = 1e9 / self.rate_hz
-        start = scene.rows[-1]
-        late = 0.0
-        moved = []
-        for place, row in zip(shown[BEFORE:], rows, strict=True):
-            delivery = plan[place - BEFORE]
-            late = max(delivery.extra_latency, late - 1.0)  # a late frame holds up those behind it
-            moved.append(
-                msgspec.structs.replace(
-                    row,
-                    frame=start.frame + 1 + place - BEFORE,
-                    t_ns=start.t_ns + int((1 + place - BEFORE + late) * period_ns),
-                    t_capture_ns=_capture_ns(start, delivery.t_capture_frame, period_ns),
-                    latency_ns=row.latency_ns + int(delivery.extra_latency * period_ns),
-                    context=scene.contexts[place],
-                )
+        """Rows behind `BEFORE`: each of the model with those faults that are on in its frame."""
+        if self._clean is None:
+            self._clean = TappedModel(self._model, self._taps, frames[0])
+        on = [tuple(fault.levels[k] > 0.0 for fault in faults) for k in arriving]
+        rows: dict[tuple[bool, ...], list[StatRow]] = {}
+        for which in dict.fromkeys(on):
+            model = self._broken([f for f, is_on in zip(faults, which, strict=True) if is_on], scene)
+            rows[which] = list(model.rows(frames))[BEFORE:]
+        return [rows[which][i] for i, which in enumerate(on)]
+
+    def _broken(self, faults: list[Injection], scene: Scene) -> TappedModel:
+        """Model with all of some faults."""
+        if not faults:
+            assert self._clean is not None
+            return self._clean
+        proto = self._proto
+        for fault in faults:
+            before = scene.frames[:BEFORE]
+            data, _ = faulty_model(
+                proto, fault.fault, max(fault.levels), fault.seed, before, variant=fault.variant
             )
-        return moved
+            proto = onnx.load_model_from_string(data)
+        return TappedModel(data, self._taps, scene.frames[0])
 
-    def _open(self, model: bytes) -> Run:
-        """Return what runs frames through a tapped model and gives the rows behind `BEFORE`."""
-        seen: list[StatRow] = []
-        probe = Probe.onnx(model, taps=self._taps, on_row=seen.append, sess_options=quiet_options())
-        if not probe.attached:
-            raise InputError("fault", f"the probe does not attach to the broken model: {probe.detach_reason}")
-        name = probe.get_inputs()[0].name
-        period_ns = 1e9 / self.rate_hz
-
-        def run(frames: NDArray[np.float32], scene: Scene) -> list[StatRow]:
-            seen.clear()
-            for frame in frames:
-                probe.run(None, {name: frame[None]})
-            start = scene.rows[-1]
-            return [
-                msgspec.structs.replace(
-                    row,
-                    frame=start.frame + 1 + i,
-                    t_ns=start.t_ns + int((1 + i) * period_ns),
-                    t_capture_ns=_capture_ns(start, i, period_ns),
-                    latency_ns=start.latency_ns,
-                    context=scene.contexts[min(BEFORE + i, len(scene.contexts) - 1)],
-                )
-                for i, row in enumerate(seen[BEFORE:])
-            ]
-
-        return run
-
-
-def _capture_ns(start: StatRow, frame: int, period_ns: float) -> int | None:
-    """Capture time of the frame so many behind the onset, on the clock of the row before it."""
-    return None if start.t_capture_ns is None else start.t_capture_ns + int((1 + frame) * period_ns)
+    def _placed(self, row: StatRow, k: int, delivery: Delivery, late: float, scene: Scene) -> StatRow:
+        """Give a row its times, which continue those before the onset, and its context."""
+        start, period_ns = scene.rows[-1], 1e9 / self.rate_hz
+        t_capture_ns = start.t_capture_ns
+        if t_capture_ns is not None:
+            t_capture_ns += int((1 + delivery.t_capture_frame) * period_ns)
+        return msgspec.structs.replace(
+            row,
+            frame=start.frame + 1 + k,
+            t_ns=start.t_ns + int((1 + k + late) * period_ns),
+            t_capture_ns=t_capture_ns,
+            latency_ns=start.latency_ns + int(delivery.extra_latency * period_ns),
+            context=scene.contexts[BEFORE + k],
+        )
 
 
 def warm(monitor: Monitor, scene: Scene) -> None:

@@ -20,7 +20,7 @@ class Scene(msgspec.Struct, frozen=True, eq=False):
     """A stretch of clean driving.
 
     ``frames`` (BEFORE + n, ...) float32: model inputs without batch axis; a fault begins behind the first
-    `BEFORE`. ``again`` (n, ...): the frame before the onset over and over, each time with noise of its own,
+    `BEFORE`. ``again`` (n, ...): the first frame of the onset over and over, each time with noise of its own,
     None where the source cannot give that. ``rows``: clean rows of the drive up to the onset, so many as a monitor
     needs to be warm. ``contexts``: those of ``frames``.
     """
@@ -57,7 +57,7 @@ class SceneCutter:
         for onset, frames, held in zip(self._onsets, self._frames, self._again, strict=True):
             if onset - BEFORE <= i < onset + self._length:
                 frames.append(frame)
-                if i == onset - 1:
+                if i == onset:
                     pictures = (again() for _ in range(self._length))
                     held += [picture[0] for picture in pictures if picture is not None]
 

@@ -79,8 +79,8 @@ def fit_thresholds(
     joint[known] = np.nanmax(ratio[known], axis=1)
     peaks = event_peaks(joint)
     allowed = int(alarms_per_hour * hours)
-    within = [scale for scale in SCALES if np.count_nonzero(peaks >= scale) <= allowed]
-    return threshold * (within[0] if within else SCALES[-1])
+    within = [scale for scale in SCALES.tolist() if np.count_nonzero(peaks >= scale) <= allowed]
+    return np.asarray(threshold * (within[0] if within else SCALES[-1]), np.float64)
 
 
 def debounced(values: FloatArray) -> FloatArray:

@@ -1,0 +1,345 @@
+"""The monitor under test: its maps at both budgets, with heads that lack some faults, and what it says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from _detection_collect import (
+    atomic,
+    collect,
+    digest,
+    load_images,
+    load_scenes,
+    rows_folder,
+    stream_rows,
+    stream_tables,
+)
+from _detection_config import BUDGETS, LEAD, RATE_HZ, Configuration, Mode, TripPlan, folds, trip_plans
+from _venv import ROOT
+
+from edge_monitor.config import CalibrationSettings
+from edge_monitor.map_file import load_region_map, save_region_map
+from edge_monitor.offline.calibrate import JUDGE_SHARE, calibrate
+from edge_monitor.offline.fault_bank import Bank, fit_head, gather_clean, make_bank
+from edge_monitor.offline.injection import Injector, Range
+from edge_monitor.offline.observe import FIT_SHARE, GOLDEN_TOLERANCE, N_GOLDEN, SCENE_LEAD, Images, Observed
+from edge_monitor.offline.scene import Scene
+from edge_monitor.offline.thresholds import fit_evidence
+from edge_monitor.pipeline import Monitor
+from edge_monitor.probe import Probe
+from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
+from edge_monitor.taps.onnx import quiet_options
+from edge_monitor.types import CHANNELS, BoolArray, FlagStatus, FloatArray, StatRow
+
+EXACT_FLAGS = (
+    *("NON_FINITE", "INPUT_FROZEN", "ACTIVATIONS_STALE", "TIME_BACKWARDS"),
+    *("FRAMES_LOST", "LATENCY_HIGH", "RATE_LOW"),
+)
+"""Flags that need no threshold on activations; peers get them too."""
+ALIKE = {"frozen with noise": "true freeze"}
+"""What leaves the head's training together with a fault, being the same to it."""
+OTHER = "other injectors"
+
+
+class Bench(msgspec.Struct, frozen=True):
+    """One configuration in one mode, with its folders."""
+
+    configuration: Configuration
+    mode: Mode
+    cache: Path
+
+    @property
+    def rows(self) -> Path:
+        return rows_folder(self.configuration, self.cache)
+
+    @property
+    def results(self) -> Path:
+        """Another one whenever the monitor or the benchmark has changed."""
+        code = [*(ROOT / "edge_monitor").rglob("*.py"), *(ROOT / "tools").glob("_detection_*.py")]
+        code = [path for path in code if path.name not in PRESENTING]
+        folder = self.cache / f"{self.configuration.name}-{self.mode.name}-{digest(sorted(code))}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def plans(self, split: str) -> list[TripPlan]:
+        return trip_plans(self.configuration, self.mode, split)
+
+
+PRESENTING = {"_detection_results.py", "_detection_page.py", "cli.py"}
+"""What changes no measured number."""
+
+
+def collect_trip(bench: Bench, plan: TripPlan) -> int:
+    """Collect one trip; its frames."""
+    return collect(bench.configuration, plan, bench.rows)
+
+
+@lru_cache(maxsize=1)
+def pool(bench: Bench) -> dict[str, list[StatRow]]:
+    """Rows of the pool: those that fit, those that tune, those that judge."""
+    rows = stream_rows(stream_tables(bench.plans("pool"), bench.rows))
+    n_fit, n_known = pool_parts(len(rows))
+    return {"fit": rows[:n_fit], "tune": rows[n_fit:n_known], "judge": rows[n_known:]}
+
+
+def pool_parts(n: int) -> tuple[int, int]:
+    """Rows that fit, and rows that fit or tune, as `calibrate` divides them."""
+    return int(n * FIT_SHARE), int(n * (1.0 - JUDGE_SHARE))
+
+
+def observed(bench: Bench) -> Observed:
+    """All that calibration asks for."""
+    plans = bench.plans("pool")
+    parts = pool(bench)
+    rows = [*parts["fit"], *parts["tune"], *parts["judge"]]
+    images = load_images(plans, bench.rows)
+    seen: list[StatRow] = []
+    model = bench.configuration.path
+    probe = Probe.onnx(model, on_row=seen.append, sess_options=quiet_options())
+    name = probe.get_inputs()[0].name
+    answers = [probe.run(None, {name: image[None]})[0].ravel().astype(np.float64) for image in images]
+    chosen = np.arange(N_GOLDEN) * len(images) // N_GOLDEN
+    outputs = np.stack([answers[k] for k in chosen])
+    golden = Golden(
+        images[chosen],
+        outputs,
+        np.stack([seen[k].signals for k in chosen]),
+        GOLDEN_TOLERANCE * max(1.0, float(np.abs(outputs).max())),
+    )
+    data = model.read_bytes()
+    return Observed(
+        model=model.name,
+        model_sha256=hashlib.sha256(data).hexdigest(),
+        source=bench.configuration.frames(plans[0].seed, len(rows)).frames,
+        seed=plans[0].seed,
+        frame_rate_hz=RATE_HZ,
+        taps=probe.taps,
+        rows=rows,
+        golden=golden,
+        device=Runtime.here(),
+        model_bytes=data,
+        images=Images(images, np.stack([row.spatial.voxels for row in seen if row.spatial])),
+        scenes=tuple(load_scenes(plans, bench.rows, SCENE_LEAD)),
+    )
+
+
+def calibrated(bench: Bench) -> int:
+    """Calibrate for one false alarm per hour, as a user does."""
+    target = map_path(bench, "1 per hour")
+    if not target.exists():
+        save_region_map(calibrate(observed(bench), CalibrationSettings(alarms_per_hour=1.0)), target)
+    return 1
+
+
+def map_path(bench: Bench, budget: str, head: str = "") -> Path:
+    """File of the map for a budget, whose head is the calibrated one or `head`."""
+    name = f"map {budget} {head}".strip().replace(" ", "-")
+    return bench.results / f"{name}.npz"
+
+
+@lru_cache(maxsize=64)
+def load_map(bench: Bench, budget: str, head: str = "") -> RegionMap:
+    return load_region_map(map_path(bench, budget, head))
+
+
+def injector_of(bench: Bench) -> Injector:
+    """Injector with the range of the pictures that calibration saw."""
+    region_map = load_map(bench, "1 per hour")
+    full_scale = Range.of(load_images(bench.plans("pool"), bench.rows))
+    return Injector(bench.configuration.path.read_bytes(), region_map.taps, full_scale, RATE_HZ)
+
+
+def keep_bank(bench: Bench, name: str, variants: tuple[str, ...]) -> int:
+    """Make a bank, as the calibration does."""
+    target = bench.results / f"bank-{name}.npz"
+    if not target.exists():
+        scenes: Sequence[Scene] = load_scenes(bench.plans("pool"), bench.rows, SCENE_LEAD)
+        region_map = load_map(bench, "1 per hour")
+        bank = make_bank(
+            injector_of(bench), region_map, scenes, variants=variants, seed=region_map.provenance.seed
+        )
+        with atomic(target) as part:
+            np.savez(part, names=bank.names, inputs=bank.inputs, labels=bank.labels, scenes=bank.scenes)
+    return 1
+
+
+def keep_clean(bench: Bench) -> int:
+    """Keep the head's inputs of the rows that fit."""
+    target = bench.results / "clean.npy"
+    if not target.exists():
+        clean = gather_clean(load_map(bench, "1 per hour"), pool(bench)["fit"])
+        with atomic(target) as part:
+            np.save(part, clean)
+    return 1
+
+
+def open_bank(bench: Bench, name: str, left_out: Sequence[str] = ()) -> Bank:
+    """Bank without some faults."""
+    stored = np.load(bench.results / f"bank-{name}.npz")
+    gone = {*left_out, *(ALIKE[fault] for fault in left_out if fault in ALIKE)}
+    names = stored["names"].tolist()
+    kept = [k for k, fault in enumerate(names) if fault not in gone]
+    renumbered = np.zeros(1 + len(names), np.int64)
+    renumbered[1 + np.array(kept)] = np.arange(1, 1 + len(kept))
+    chosen = renumbered[stored["labels"]] > 0
+    labels = renumbered[stored["labels"][chosen]]
+    return Bank(
+        tuple(names[k] for k in kept), stored["inputs"][chosen], labels, stored["scenes"][chosen]
+    )
+
+
+def heads() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Heads besides the calibrated one: bank, and faults left out of it."""
+    return {f"fold {k}": ("both", names) for k, names in enumerate(folds())} | {OTHER: ("other", ())}
+
+
+def keep_maps(bench: Bench, head: str) -> int:
+    """Set the thresholds of a head, "" for the calibrated one, for both budgets on the rows that tune."""
+    if all(map_path(bench, budget, head).exists() for budget in BUDGETS) and tune_path(bench).exists():
+        return 1
+    region_map = load_map(bench, "1 per hour")
+    if head:
+        region_map = msgspec.structs.replace(region_map, faults=other_head(bench, head))
+    said = watch(region_map, pool(bench)["tune"])
+    for budget, per_hour in BUDGETS.items():
+        evidence = fit_evidence(said.scores, said.overexposed, RATE_HZ, per_hour)
+        if not head and budget == "1 per hour":
+            assert np.array_equal(evidence.threshold, region_map.evidence.threshold, equal_nan=True)
+            continue
+        save_region_map(
+            msgspec.structs.replace(region_map, evidence=evidence), map_path(bench, budget, head)
+        )
+    if not head:
+        with atomic(tune_path(bench)) as part:
+            np.savez(part, guard=said.guard, overexposed=said.overexposed)
+    return 1
+
+
+def other_head(bench: Bench, head: str) -> FaultHead | None:
+    bank, left_out = heads()[head]
+    clean = np.load(bench.results / "clean.npy")
+    return fit_head(open_bank(bench, bank, left_out), clean, seed=bench.plans("pool")[0].seed)
+
+
+def tune_path(bench: Bench) -> Path:
+    """Guards and over-exposed frames of the rows that tune."""
+    return bench.results / "tune.npz"
+
+
+class Said(msgspec.Struct, frozen=True, eq=False):
+    """What a monitor said about n rows.
+
+    ``scores`` (n, n_channels); ``overexposed`` (n,); ``guard`` (n,): one of `EXACT_FLAGS` is confirmed;
+    ``raised``: frame and code of every flag when it was confirmed.
+    """
+
+    scores: FloatArray
+    overexposed: BoolArray
+    guard: BoolArray
+    raised: list[tuple[int, str]]
+
+
+class Watcher:
+    """A monitor that keeps what `Said` holds."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._scores: list[FloatArray] = []
+        self._overexposed: list[bool] = []
+        self._guard: list[bool] = []
+        self._raised: list[tuple[int, str]] = []
+        self._codes = [flag.code for flag in monitor.report.flags]
+        self._flags = monitor.report.flags
+        self._up = self._confirmed()
+
+    @property
+    def report(self):  # noqa: ANN201
+        return self._monitor.report
+
+    def step(self, row: StatRow):  # noqa: ANN201
+        report = self._monitor.step(row)
+        if report.flags is not self._flags:
+            self._flags = report.flags
+            up = self._confirmed()
+            self._raised += [(len(self._guard), code) for code in self._codes if code in up - self._up]
+            self._up = up
+        self._guard.append(any(code in self._up for code in EXACT_FLAGS))
+        evidence = report.evidence
+        self._overexposed.append(evidence is not None and evidence.overexposed)
+        self._scores.append(np.full(len(CHANNELS), np.nan) if evidence is None else evidence.score)
+        return report
+
+    def said(self) -> Said:
+        scores = np.array(self._scores).reshape(-1, len(CHANNELS))
+        return Said(scores, np.array(self._overexposed, bool), np.array(self._guard, bool), self._raised)
+
+    def _confirmed(self) -> set[str]:
+        return {flag.code for flag in self._flags if flag.status is FlagStatus.CONFIRMED}
+
+
+def watch(region_map: RegionMap, rows: Sequence[StatRow]) -> Said:
+    """Run a monitor over rows, from nothing."""
+    watcher = Watcher(Monitor(region_map))
+    for row in rows:
+        watcher.step(row)
+    return watcher.said()
+
+
+class Alarms(msgspec.Struct, frozen=True):
+    """False alarms on clean rows: ``events`` in ``hours``, each flag by itself, and while standing still."""
+
+    events: int
+    hours: float
+    flags: dict[str, int]
+    standing_events: int
+    standing_hours: float
+
+
+def count_events(frames: Sequence[int], gap: int = 90) -> int:
+    """Separate events: alarms raised less than ``gap`` frames after the one before belong to it."""
+    places = np.sort(np.asarray(frames, np.int64))
+    return int(places.size > 0) + int((np.diff(places) >= gap).sum())
+
+
+def alarms_of(raised: Sequence[tuple[int, str]], standing: BoolArray) -> Alarms:
+    """Count false alarms among flags raised on clean rows."""
+    frames = [frame for frame, _ in raised]
+    codes = sorted({code for _, code in raised})
+    return Alarms(
+        events=count_events(frames),
+        hours=standing.size / RATE_HZ / 3600.0,
+        flags={code: count_events([frame for frame, c in raised if c == code]) for code in codes},
+        standing_events=count_events([frame for frame in frames if standing[frame]]),
+        standing_hours=int(standing.sum()) / RATE_HZ / 3600.0,
+    )
+
+
+def keep_alarms(bench: Bench, budget: str, part: str) -> int:
+    """Count false alarms of a map on the fresh trips or on the pool's rows that judge."""
+    target = alarms_path(bench, budget, part)
+    if not target.exists():
+        rows = fresh(bench) if part == "fresh" else pool(bench)["judge"]
+        said = watch(load_map(bench, budget), rows)
+        standing = np.array([row.context["speed_mps"] == 0.0 for row in rows])
+        with atomic(target.with_suffix(".npz")) as file:
+            np.savez(file, guard=said.guard, overexposed=said.overexposed)
+        with atomic(target) as file:
+            file.write(msgspec.json.encode(alarms_of(said.raised, standing)))
+    return 1
+
+
+@lru_cache(maxsize=1)
+def fresh(bench: Bench) -> list[StatRow]:
+    """Rows of the fresh trips."""
+    return stream_rows(stream_tables(bench.plans("fresh"), bench.rows))
+
+
+def alarms_path(bench: Bench, budget: str, part: str) -> Path:
+    return bench.results / f"alarms-{part}-{budget.replace(' ', '-')}.json"
+
+

@@ -61,13 +61,7 @@ class FeatureBank:
         InputError
             An array of another shape or dtype, strided or read-only; a block of no frames.
         """
-        if block.frames < 1:
-            raise InputError("spatial.frames", f"{block.frames} is below 1")
-        require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), FLOAT)
-        require_array("spatial.channels", block.channels, (self.n_channels,), FLOAT)
-        if picture is None:
-            picture = self._no_picture
-        require_array("picture", picture, (self.n_statistics + 2,), FLOAT)
+        picture = self.require(block, picture)
         kernel.levels(
             block.voxels,
             block.channels,
@@ -80,6 +74,17 @@ class FeatureBank:
             self._levels,
         )
         return self._levels
+
+    def require(self, block: SpatialBlock, picture: FloatArray | None) -> FloatArray:
+        """Refuse what the kernels could not read; return the statistics of the picture, NaN without any."""
+        if block.frames < 1:
+            raise InputError("spatial.frames", f"{block.frames} is below 1")
+        require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), FLOAT)
+        require_array("spatial.channels", block.channels, (self.n_channels,), FLOAT)
+        if picture is None:
+            return self._no_picture
+        require_array("picture", picture, (self.n_statistics + 2,), FLOAT)
+        return picture
 
 
 class ConnectivityTracker:
@@ -147,8 +152,8 @@ class ConnectivityTracker:
         self._strong = strong_tracts(taps, tracts.strength)
         self._state = np.zeros((3, n_features))
         self._work = np.empty(3 * max(tap.n_features for tap in taps) + 1, np.float32)
-        self._logs = np.empty(n_features)
-        self._drives = np.empty((2, counts.size))
+        self._values = np.empty(n_features + 2 * counts.size)
+        self._logs = np.empty(self._values.size)
         self._quiet = np.zeros((2, counts.size), np.bool_)
         self._n_taps = len(taps)
         self.reset()
@@ -192,13 +197,30 @@ class ConnectivityTracker:
         require_array("good", good, (self._n_taps,), BOOL)
         usable = good & block.taps
         bank = self._features
-        levels = bank.update(block, picture, usable)
+        picture = bank.require(block, picture)
+        kernel.prepare(
+            block.voxels,
+            block.channels,
+            picture,
+            float(block.frames),
+            bank.layout,
+            bank.edges,
+            bank.table,
+            self._nodes,
+            usable,
+            self._values,
+        )
+        closed = self._values[-bank.n_voxels :]  # no view is kept: a copy of the tracker would lose it
+        np.exp(closed, out=closed)
+        closed += 1.0
         # NumPy's logarithm of an array takes several at once, the compiled scalar one does not.
-        np.log(levels, out=self._logs)
-        residual = np.empty(self._n_taps)
+        np.log(self._values, out=self._logs)
+        known = np.empty(1 + self._n_taps)
+        residual = known[1:]
         shift = np.empty(1 + self._n_input)
-        largest = kernel.residuals(
-            levels,
+        tract_z = np.empty(self._tracts.shape[1])
+        weakest = kernel.compare(
+            self._values,
             self._logs,
             usable,
             bank.layout,
@@ -206,19 +228,15 @@ class ConnectivityTracker:
             self._weights,
             self._whitening,
             self._shift_whitening,
+            self._nodes,
+            self._tracts,
             self._state,
             self._work,
-            residual,
+            known,
             shift,
+            tract_z,
         )
-        tract_z = np.empty(self._tracts.shape[1])
-        drives = self._drives
-        kernel.drives(block.voxels, float(block.frames), self._nodes, drives)
-        closed = drives[kernel.CLOSED]
-        np.exp(closed, out=closed)
-        closed += 1.0
-        np.log(drives, out=drives)
-        weakest = kernel.tracts(drives, usable, bank.layout, self._nodes, self._tracts, tract_z)
+        largest = float(known[0])
         marked, root = self._quiet, -1
         if largest >= 1.0 or residual[0] >= 1.0:
             marked = np.empty((2, bank.n_voxels), np.bool_)

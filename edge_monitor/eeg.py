@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import goertzel, line
+from edge_monitor.kernels.structure import LAGS, LENGTH, structure
 from edge_monitor.region_map import EegBaseline
 from edge_monitor.types import BANDS, STATES, BandPowers, BoolArray, FloatArray, IntArray
 
@@ -20,9 +21,9 @@ REFERENCE_RATE_HZ = 200.0
 WINDOWS = (256, 256, 128, 64, 32)
 """Frames each band looks back on, `BANDS` order (design D5)."""
 
-LINE_WINDOW, LINE_FIRST = 64, 2
-"""Window of the spectrum in which lines are sought, and its first bin: below, driving itself has lines."""
-LINE_BINS = LINE_WINDOW // 2 + 1 - LINE_FIRST
+LINE_FIRST = 2
+"""First bin in which lines are sought: below, driving itself has lines."""
+LINE_BINS = line.WINDOW // 2 + 1 - LINE_FIRST
 LINE = len(WINDOWS)
 """Place of that window behind those of the bands."""
 
@@ -77,12 +78,12 @@ class BandPlan(msgspec.Struct, frozen=True, eq=False):
         return cls(float(frame_rate_hz), WINDOWS, edges * frame_rate_hz, bins)
 
     def with_line(self) -> BandPlan:
-        """Return the same bands, and behind them the window of `LINE_WINDOW` frames up to Nyquist."""
-        edges = np.array([[LINE_FIRST / LINE_WINDOW, 0.5]]) * self.frame_rate_hz
-        bins = np.array([[LINE_FIRST, LINE_WINDOW // 2 + 1]])
+        """Return the same bands, and behind them the window of `line.WINDOW` frames up to Nyquist."""
+        edges = np.array([[LINE_FIRST / line.WINDOW, 0.5]]) * self.frame_rate_hz
+        bins = np.array([[LINE_FIRST, line.WINDOW // 2 + 1]])
         return BandPlan(
             self.frame_rate_hz,
-            (*self.windows, LINE_WINDOW),
+            (*self.windows, line.WINDOW),
             np.vstack([self.edges_hz, edges]),
             np.vstack([self.bins, bins]),
         )
@@ -189,6 +190,18 @@ class BandBank:
         """Whether every tap's longest window is full."""
         return bool(min(self._taps[:, goertzel.COUNT].tolist()) >= self._span)
 
+    @property
+    def samples(self) -> IntArray:
+        """(n_taps,) int64: a view of what `count` copies."""
+        return self._taps[:, goertzel.COUNT]
+
+    def latest(self, band: int) -> FloatArray:
+        """View of the band's latest density, (n_taps, n_bins): what `psd` copies for one segment.
+
+        It says something once `samples` has reached the band's window.
+        """
+        return self._sums[:, band, goertzel.DENSITY, : self._bands[band, goertzel.WIDTH] // 2 - 2]
+
     def psd(self, band: int) -> FloatArray:
         """One-sided power density of one band's bins after the last update.
 
@@ -294,11 +307,19 @@ class EegTracker:
         self._line_level = np.array(baseline.line_level, np.float64, order="C")
         self._line = np.array(baseline.line, np.float64, order="C")
         self._line_smooth = np.full(n_taps, np.nan)
+        self._logs = np.zeros((LENGTH, n_taps))
+        self._samples = np.zeros(n_taps, np.int64)
+        self._structure = np.full((n_taps, len(LAGS)), np.nan)
 
     def reset(self) -> None:
         """Forget everything but the baseline."""
         self._bank.reset()
         self._line_smooth.fill(np.nan)
+        self._forget_structure()
+
+    def _forget_structure(self) -> None:
+        self._samples.fill(0)
+        self._structure.fill(np.nan)
 
     @property
     def warm(self) -> bool:
@@ -308,12 +329,20 @@ class EegTracker:
     def update(self, signals: FloatArray, good: BoolArray, missing: int) -> BandPowers:
         """Take in one frame; parameters and errors as for `BandBank.update`."""
         power = self._bank.update(signals, good, missing)[:, :LINE].copy()
+        if missing > goertzel.GAP_LIMIT:
+            self._forget_structure()
+        structure(signals, good, self._logs, self._samples, self._structure)
         z = np.empty(self._shape)
         state = np.empty(self._shape[0], np.int64)
         score = goertzel.standardise(power, self._floor, self._mean, self._scale, IDLE, z, state)
         line_z = np.empty(self._shape[0])
         line_score = line.peak_over_floor(
-            self._bank.psd(LINE), self._line_level, self._line, self._line_smooth, line_z
+            self._bank.latest(LINE),
+            self._bank.samples,
+            self._line_level,
+            self._line,
+            self._line_smooth,
+            line_z,
         )
         return BandPowers(
             power=power,
@@ -323,6 +352,7 @@ class EegTracker:
             score=None if math.isnan(score) else score,
             line=line_z,
             line_score=None if math.isnan(line_score) else line_score,
+            structure=self._structure.copy(),
         )
 
 

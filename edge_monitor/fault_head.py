@@ -2,7 +2,7 @@
 
 It was trained by a drill on the workstation. It sees what the other stages found, in this order: the
 smoothed residual of every feature, the input's shift feature by feature, z of every tap's band powers
-and spectral line, and the scene's stall, the answer's entropy and confidence.
+and spectral line, every tap's structure functions, and the scene's stall, the answer's entropy and confidence.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from edge_monitor.errors import MapError
 from edge_monitor.kernels import perceptron as kernel
 from edge_monitor.region_map import FaultHead
+from edge_monitor.kernels.structure import LAGS
 from edge_monitor.types import BANDS, BandPowers, Connectivity, FaultGuess, FloatArray, TapSpec, Vitals
 
 LEAST_CONFIDENCE = 0.5
@@ -20,12 +21,14 @@ LEAST_CONFIDENCE = 0.5
 
 def n_inputs(taps: tuple[TapSpec, ...]) -> int:
     """Inputs of the head."""
-    return sum(tap.n_features for tap in taps) + taps[0].n_features + len(taps) * (len(BANDS) + 1) + 3
+    of_tap = len(BANDS) + 1 + len(LAGS)
+    return sum(tap.n_features for tap in taps) + taps[0].n_features + len(taps) * of_tap + 3
 
 
 def gather(connectivity: Connectivity, bands: BandPowers, vitals: Vitals, out: FloatArray) -> None:
     """Put together the inputs of one frame, ``out`` (n_inputs,); NaN where not known."""
-    parts = (connectivity.departure, connectivity.shift[1:], bands.z.ravel(), bands.line)
+    of_taps = (bands.z.ravel(), bands.line, bands.structure.ravel())
+    parts = (connectivity.departure, connectivity.shift[1:], *of_taps)
     np.concatenate(parts, out=out[:-3])
     for place, value in enumerate((vitals.stall, vitals.entropy, vitals.confidence), start=-3):
         out[place] = np.nan if value is None else value
@@ -73,7 +76,7 @@ class FaultHeadTracker:
     def reset(self) -> None:
         """Forget all frames."""
         if self._head is not None:
-            self._logits.fill(np.nan)
+            self._logits.fill(0.0)
 
     def update(self, connectivity: Connectivity, bands: BandPowers, vitals: Vitals) -> FaultGuess | None:
         """Take in one frame's findings; None without a head, no score until the shift is known."""

@@ -250,6 +250,10 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
             name, f"tracts.problems has {len(region_map.tracts.problems)} lines, not {n_transitions}"
         )
     _verify_residual(region_map.residual, name)
+    if region_map.faults is not None:
+        if not region_map.faults.names:
+            raise MapError(name, "faults.names is empty")
+        _verify_single_precision(region_map.faults, "faults", ("hidden", "output"), name)
     first = region_map.taps[0].n_voxels
     if region_map.impact is not None and np.isnan(region_map.impact.theta[first:]).any():
         raise MapError(name, "impact.theta is nan for a voxel behind the input")
@@ -261,10 +265,14 @@ def _verify_residual(residual: ResidualBaseline, name: str) -> None:
     """Refuse bounds that cross, and numbers that overflow in the precision of the device."""
     if (residual.low > residual.high).any():
         raise MapError(name, "residual.low lies above residual.high")
-    for key in ("weights", "whitening", "shift"):
-        array = getattr(residual, key)
+    _verify_single_precision(residual, "residual", ("weights", "whitening", "shift"), name)
+
+
+def _verify_single_precision(part: msgspec.Struct, section: str, keys: tuple[str, ...], name: str) -> None:
+    for key in keys:
+        array = getattr(part, key)
         if (np.abs(array) > np.finfo(np.float32).max).any():
-            raise MapError(name, f"residual.{key} has {np.abs(array).max()}: beyond single precision")
+            raise MapError(name, f"{section}.{key} has {np.abs(array).max()}: beyond single precision")
 
 
 # NaN means "this band, voxel or channel has no baseline" in these fields, damage elsewhere.

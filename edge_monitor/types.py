@@ -65,15 +65,15 @@ class TapSpec(msgspec.Struct, frozen=True):
     ``shape`` is (channels, height, width) without the batch axis; a dense layer of N units is
     (N, 1, 1). ``grid`` is (channel groups, rows, columns), already clamped to the shape.
     ``step`` is the spatial stride at which the tensor is read: 1 except for the input, of which at
-    most 64 x 64 points are looked at. ``shape`` is the shape after that stride. ``picture``: the input has
-    the statistics of `PICTURE` for each cell of its grid.
+    most 64 x 64 points are looked at. ``shape`` is the shape after that stride. ``picture``: rows and
+    columns of regions for which the input has the statistics of `PICTURE`.
     """
 
     name: str
     shape: tuple[int, int, int]
     grid: tuple[int, int, int]
     step: tuple[int, int] = (1, 1)
-    picture: bool = False
+    picture: tuple[int, int] = (0, 0)
 
     @property
     def size(self) -> int:
@@ -96,7 +96,7 @@ class TapSpec(msgspec.Struct, frozen=True):
     @property
     def n_statistics(self) -> int:
         """Statistics of the picture: `PICTURE` of the first region, of the second, and so on."""
-        return self.grid[1] * self.grid[2] * len(PICTURE) if self.picture else 0
+        return self.picture[0] * self.picture[1] * len(PICTURE)
 
     def group_edges(self) -> IntArray:
         """First channel of each channel group, and the end of the last: ``floor(k C / g)``."""
@@ -187,7 +187,8 @@ class BandPowers(msgspec.Struct, frozen=True, eq=False):
     calibrated baseline. ``state`` (n_taps,) int64: index into `STATES`, -1 while not warm.
     ``held`` (n_taps,) int64: samples in the longest window that were held, not measured.
     ``score``: temporal anomaly score, None while not warm. ``line`` (n_taps,): robust z of the strongest
-    spectral line over the floor, NaN while not warm; ``line_score``: the largest of them.
+    spectral line over the floor, NaN while not warm; ``line_score``: the largest of them. ``structure``
+    (n_taps, n_lags): logarithm of how far the signal moves over some lags, NaN while not known.
     """
 
     power: FloatArray
@@ -197,6 +198,7 @@ class BandPowers(msgspec.Struct, frozen=True, eq=False):
     score: float | None
     line: FloatArray
     line_score: float | None
+    structure: FloatArray
 
 
 class RegionScores(msgspec.Struct, frozen=True, eq=False):

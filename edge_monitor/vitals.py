@@ -7,6 +7,7 @@ from collections import deque
 
 import msgspec
 
+from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.types import StatRow, TapSpec, Vitals
 
 EARLY_PERIODS = 0.25
@@ -68,6 +69,8 @@ class VitalsTracker:
             same_taps = row.signals[1:].tobytes() == last.signals[1:].tobytes()
             self._stale = self._stale + 1 if same_taps and not same_input else 0
             backwards = elapsed_ns < 0
+            if backwards or missing > GAP_LIMIT:
+                self._moving = 0  # a thumbnail from before the gap tells nothing about motion
             self._age_ns += max(0, elapsed_ns)
             if elapsed_ns > 0:
                 before = self._mean_period_ns if self._mean_period_ns is not None else elapsed_ns
@@ -77,7 +80,7 @@ class VitalsTracker:
             missing=missing,
             repeated=self._repeated,
             stale=self._stale,
-            nonfinite=int(row.nonfinite.sum()) + (output.nonfinite if output else 0),
+            nonfinite=sum(row.nonfinite.tolist()) + (output.nonfinite if output else 0),
             rate_hz=1e9 / self._mean_period_ns if self._mean_period_ns else None,
             latency_ns=row.latency_ns,
             silence_ns=0,

@@ -51,7 +51,7 @@ def bands(power, score):
     power = np.asarray(power, float)
     n = len(power)
     nothing = np.zeros(n, np.int64)
-    return BandPowers(power, np.zeros_like(power), nothing, nothing, score, np.full(n, np.nan), None)
+    return BandPowers(power, np.zeros_like(power), nothing, nothing, score, np.full(n, np.nan), None, np.full((n, 5), np.nan))
 
 
 def regions(score, input_score):

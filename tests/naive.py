@@ -197,9 +197,7 @@ def picture(frames, rows, columns):
     for i, j in itertools.product(range(1, height - 1), range(1, width - 1)):
         four = now[i - 1, j] + now[i + 1, j] + now[i, j - 1] + now[i, j + 1]
         laplacian[i, j] = abs(4 * now[i, j] - four)
-    change_1, change_2 = (
-        np.abs(now - light[-1 - lag]) if len(light) > lag else nothing for lag in (1, 2)
-    )
+    change_1, change_2 = (np.abs(now - light[-1 - lag]) if len(light) > lag else nothing for lag in (1, 2))
     # The mean of single-precision points is taken in single precision: equal there is the same.
     single = np.float32([sum(c.astype(np.float32) for c in f) * np.float32(1 / len(f)) for f in frames[-2:]])
     same = (single[-1] == single[0]).astype(float) if len(light) > 1 else nothing
@@ -237,20 +235,35 @@ def peak_over_floor(history, level, floor, median, scale):
     return (smoothed(ratios, 2 / 9) - median) / scale
 
 
+# kernels/structure.py
+
+
+def structure(history, lags=(1, 2, 4, 8, 16)):
+    """Smoothed log size of the change over each lag, of one tap's good signals since the last bad one."""
+    logs = np.log(np.maximum(history, 1e-30))
+    rows = []
+    for lag in lags:
+        moved = [np.log(abs(b - a) + 1e-4) for a, b in zip(logs, logs[lag:], strict=False)]
+        rows.append(smoothed(moved, 2 / 13) if moved else np.nan)
+    return np.array(rows)
+
+
 # kernels/perceptron.py
 
 
 def perceptron(history, mean, scale, hidden, output):
     """Log odds of a fault in the last of the inputs, and probability of each fault from the smoothed logits."""
-    logits = []
+    smooth, total = np.zeros(output.shape[1] - 1), 0.0
     for inputs in history:
-        u = np.nan_to_num((inputs - mean) / scale, nan=0.0, posinf=1e6, neginf=-1e6)
+        with np.errstate(over="ignore"):
+            u = np.nan_to_num((inputs - mean) / scale, nan=0.0, posinf=1e6, neginf=-1e6)
         bounded = u / (1 + np.abs(u) / 8)
         units = np.maximum(np.append(bounded, 1.0) @ hidden, 0.0)
-        logits.append(np.append(units, 1.0) @ output)
-    smooth = np.array([smoothed(column, 2 / 9) for column in np.transpose(logits)])
-    score = scipy.special.logsumexp(logits[-1][1:]) - logits[-1][0]
-    return score, scipy.special.softmax(smooth[1:])
+        logits = np.append(units, 1.0) @ output
+        score = scipy.special.logsumexp(logits[1:]) - logits[0]
+        weight = scipy.special.expit(max(score, -30.0))
+        smooth, total = smooth * 15 / 17 + weight * logits[1:], total * 15 / 17 + weight
+    return score, scipy.special.softmax(smooth / total)
 
 
 # EEG: ring, sliding spectrum, band powers, states (D1, D4-D6).

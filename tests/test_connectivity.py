@@ -18,7 +18,7 @@ from edge_monitor.region_map import ResidualBaseline
 from edge_monitor.types import SpatialBlock, StatRow, TapSpec
 
 TAPS = (
-    TapSpec("input", (3, 7, 5), (3, 2, 2)),
+    TapSpec("input", (3, 7, 5), (3, 2, 2), picture=(2, 2)),
     TapSpec("conv", (5, 9, 4), (4, 2, 2)),
     TapSpec("wide", (70, 3, 2), (4, 2, 1)),
     TapSpec("dense", (9, 1, 1), (4, 1, 1)),
@@ -27,6 +27,8 @@ TAPS = (
 ALL = np.ones(len(TAPS), bool)
 N_VOXELS = [tap.n_voxels for tap in TAPS]
 N_FEATURES = [tap.n_features for tap in TAPS]
+N_STATISTICS = TAPS[0].n_statistics
+PICTURE = np.linspace(0.2, 0.9, N_STATISTICS + 2)
 
 
 def split(array, sizes):
@@ -69,6 +71,7 @@ def random_residual(rng):
         high=rng.uniform(-0.1, 0.3, n),
         weights=np.concatenate([rng.normal(0, (2 * m) ** -0.5, m * k) for m, k in sizes]),
         whitening=np.concatenate([rng.normal(0, 1.5 / k, k * k) for k in N_FEATURES]),
+        shift=rng.normal(0, 1.5 / N_FEATURES[0], N_FEATURES[0] ** 2),
         limit=rng.uniform(0.5, 3.0, n),
     )
 
@@ -108,19 +111,41 @@ def test_multiply_equals_its_twin():
         assert_allclose(out, naive.multiply(vector, matrix), rtol=1e-5, atol=1e-5)
 
 
+def draw_picture(rng):
+    """Statistics of a picture; now and then one of them, or only the thumbnail's motion, is unknown."""
+    picture = rng.uniform(0.1, 2.0, N_STATISTICS + 2)
+    if rng.random() < 0.2:
+        picture[rng.integers(0, picture.size)] = np.nan
+    return picture
+
+
+def statistics_of(taps, picture):
+    """The part of every tap: the input's statistics, nothing for the others."""
+    return [picture[: tap.n_statistics] for tap in taps]
+
+
 def test_levels_equal_their_twin():
     rng = np.random.default_rng(1)
     floor = rng.uniform(0, 1, sum(N_FEATURES))
     bank = FeatureBank(TAPS, floor)
     for frames in (1, 2, 5):
         activations = draw(rng, frames)
-        usable = rng.random(len(TAPS)) < 0.7
-        expected = [
-            naive.levels(a, tap.grid) + f if known else np.full(tap.n_features, np.nan)
-            for a, tap, f, known in zip(activations, TAPS, split(floor, N_FEATURES), usable, strict=True)
-        ]
-        got = bank.update(block_of(activations, present=usable), usable)
-        assert_allclose(got, np.concatenate(expected), rtol=1e-12)
+        present = rng.random(len(TAPS)) < 0.7
+        for picture in (draw_picture(rng), draw_picture(rng), PICTURE, None):
+            usable = present.copy()
+            usable[0] &= picture is not None and np.isfinite(picture[:N_STATISTICS]).all()
+            known = PICTURE if picture is None else picture
+            parts = zip(
+                activations, TAPS, split(floor, N_FEATURES), usable, statistics_of(TAPS, known), strict=True
+            )
+            expected = [
+                naive.levels(a, tap.grid, x) + f if there else np.full(tap.n_features, np.nan)
+                for a, tap, f, there, x in parts
+            ]
+            found = present.copy()
+            got = bank.update(block_of(activations, present=present), picture, found)
+            assert_allclose(got, np.concatenate(expected), rtol=1e-12)
+            assert_array_equal(found, usable)
 
 
 def test_drives_equal_their_twin():
@@ -202,7 +227,7 @@ def test_lock_step_with_the_twins():
     history, last, roots = [], None, set()
     for frame in range(80):
         if frame % 7 == 6:
-            assert tracker.update(None, ALL) is last
+            assert tracker.update(None, PICTURE, ALL) is last
             continue
         present, good = rng.random((2, len(TAPS))) < 0.95
         activations = draw(
@@ -211,17 +236,22 @@ def test_lock_step_with_the_twins():
         block = block_of(activations, present=present)
         for k in np.flatnonzero(present & ~good):
             block.voxels[first[k] : first[k + 1]] = rng.choice([np.nan, np.inf, -np.inf])
+        picture = draw_picture(rng)
         usable = present & good
+        usable[0] &= np.isfinite(picture[:N_STATISTICS]).all()
         history.append(
             [
-                naive.levels(a, tap.grid) + f if known else None
-                for a, tap, f, known in zip(activations, TAPS, floor, usable, strict=True)
+                naive.levels(a, tap.grid, x) + f if known else None
+                for a, tap, f, known, x in zip(
+                    activations, TAPS, floor, usable, statistics_of(TAPS, picture), strict=True
+                )
             ]
         )
-        last = tracker.update(block, good)
+        last = tracker.update(block, picture, good)
 
         distance, smooth = naive.residuals(history, low, high, weights, whitening)
         assert_allclose(last.residual, distance, rtol=2e-4, atol=1e-5)
+        assert_allclose(last.departure, np.concatenate(smooth), rtol=2e-4, atol=2e-4)
         known = [x for x in distance[1:] if not np.isnan(x)]
         assert last.residual_score == (pytest.approx(max(known), rel=2e-4) if known else None)
 
@@ -259,13 +289,52 @@ def test_lock_step_with_the_twins():
     assert None in roots
 
 
+SMALL = (TapSpec("input", (2, 4, 3), (2, 1, 1), picture=(1, 1)), TapSpec("dense", (3, 1, 1), (1, 1, 1)))
+
+
+def small_tracker(seed=0, **changes):
+    """A tracker of few features that measures the input's shift."""
+    rng, n = np.random.default_rng(seed), SMALL[0].n_features
+    residual = msgspec.structs.replace(
+        no_residual(SMALL), floor=np.full(n + SMALL[1].n_features, 0.05), shift=rng.normal(0, 1, n * n)
+    )
+    residual = msgspec.structs.replace(residual, **changes)
+    return ConnectivityTracker(SMALL, residual, no_tracts(SMALL)), residual
+
+
+def test_shift_in_lock_step_with_its_twin():
+    """With frames in which the input is masked or has no statistics, through warm-up and beyond."""
+    tracker, residual = small_tracker()
+    rng, n = np.random.default_rng(30), SMALL[0].n_features
+    history, seen = [], 0
+    for frame in range(260):
+        activations = draw(rng, taps=SMALL, scale=rng.choice([0.1, 1.0, 5.0]))
+        picture = np.abs(rng.normal(1, 0.5, SMALL[0].n_statistics + 2))
+        good = np.array([frame % 17 != 3, True])
+        if frame % 23 == 5:
+            picture[2] = np.nan
+        answer = tracker.update(block_of(activations, SMALL), picture, good)
+        known = good[0] and np.isfinite(picture).all()
+        features = naive.levels(activations[0], SMALL[0].grid, picture[:-2]) + 0.05 if known else None
+        history.append([features])
+        expected = naive.shift(history, np.zeros((1, n)), residual.shift.reshape(n, n))
+        if expected is None:
+            assert answer.shift_score is None
+            assert np.isnan(answer.shift).all()
+            continue
+        seen += 1
+        assert_allclose(answer.shift, np.r_[expected], rtol=1e-4, atol=1e-5)
+        assert answer.shift_score == answer.shift[0]
+    assert seen > 100
+
+
 # The owner.
 
 
 def updated(tracker, rng, n=1, good=ALL):
     """Last answer after ``n`` random frames."""
     for _ in range(n):
-        last = tracker.update(block_of(draw(rng)), good)
+        last = tracker.update(block_of(draw(rng)), PICTURE, good)
     return last
 
 
@@ -277,7 +346,7 @@ def assert_unknown(answer):
 
 def test_nothing_is_known_before_the_first_block():
     tracker = random_tracker()[0]
-    answer = tracker.update(None, ALL)
+    answer = tracker.update(None, PICTURE, ALL)
     assert_unknown(answer)
     assert (answer.weakest, answer.tract_score) == (None, None)
     assert np.isnan(answer.tract_z).all()
@@ -314,7 +383,7 @@ def test_a_fully_masked_frame_changes_nothing_but_is_unknown():
     for junk in (np.nan, np.inf, -np.inf, 1e300):
         block = block_of(draw(np.random.default_rng(8)))
         block.voxels[:], block.channels[:] = junk, junk
-        answer = tracker.update(block, ~ALL)
+        answer = tracker.update(block, PICTURE, ~ALL)
         assert_unknown(answer)
         assert (answer.weakest, answer.tract_score) == (None, None)
     same(updated(tracker, np.random.default_rng(9)), updated(twin, np.random.default_rng(9)))
@@ -326,8 +395,57 @@ def test_one_nan_does_not_stay():
     updated(tracker, rng, 10)
     block = block_of(draw(rng))
     block.voxels[:], block.channels[:] = np.nan, np.nan
-    tracker.update(block, ALL)
+    tracker.update(block, PICTURE, ALL)
     assert np.isfinite(updated(tracker, rng).residual).all()
+
+
+@pytest.mark.parametrize("broken", [None, 0, N_STATISTICS - 1])
+def test_a_picture_that_is_not_known_masks_the_input_alone(broken):
+    """NaN is a statistic of too few pictures or of a bad pixel; it neither enters a mean nor stays."""
+    tracker, twin = random_tracker()[0], random_tracker()[0]
+    updated(tracker, np.random.default_rng(7), 12)
+    updated(twin, np.random.default_rng(7), 12)
+    picture = None if broken is None else np.where(np.arange(PICTURE.size) == broken, np.nan, PICTURE)
+    block = block_of(draw(np.random.default_rng(8)))
+    masked = ALL & (np.arange(len(TAPS)) > 0)
+    same(tracker.update(block, picture, ALL), twin.update(block, PICTURE, masked))
+    assert_array_equal(np.isnan(tracker.update(block, picture, ALL).residual[:3]), [True, True, False])
+    twin.update(block, PICTURE, masked)
+    same(updated(tracker, np.random.default_rng(9)), updated(twin, np.random.default_rng(9)))
+
+
+def test_motion_that_is_not_known_masks_nothing():
+    """The thumbnail's motion is no feature: it needs 16 pictures."""
+    picture = PICTURE.copy()
+    picture[-2:] = np.nan
+    tracker = random_tracker()[0]
+    block = block_of(draw(np.random.default_rng(8)))
+    for _ in range(kernel.WARM):
+        answer = tracker.update(block, picture, ALL)
+    assert np.isfinite(answer.residual).all()
+
+
+def test_a_sudden_change_of_the_picture_is_a_shift_for_seconds_and_a_slow_one_is_none():
+    n = SMALL[0].n_features
+    tracker, _ = small_tracker(shift=np.eye(n).ravel())
+    rng = np.random.default_rng(31)
+    block = block_of([np.ones((1, *tap.shape)) for tap in SMALL], SMALL)
+    picture = np.full(SMALL[0].n_statistics + 2, 0.5)
+
+    def shifts(factors):
+        noise = 0.01 * rng.normal(size=(len(factors), picture.size))
+        return [
+            tracker.update(block, picture * f * np.exp(x), np.ones(2, bool)).shift_score
+            for f, x in zip(factors, noise, strict=True)
+        ]
+
+    quiet = shifts(np.ones(200))
+    assert quiet[: kernel.WARM_SLOW - 1] == [None] * (kernel.WARM_SLOW - 1)
+    assert max(quiet[kernel.WARM_SLOW - 1 :]) < 0.05
+    assert max(shifts(np.geomspace(1, 2, 1500))) < 0.3
+    after = shifts(np.full(400, 4.0))
+    assert max(after[:12]) > 1.0
+    assert after[-1] < 0.05
 
 
 def test_a_residual_that_overflows_hides_no_other():
@@ -342,9 +460,9 @@ def test_a_residual_that_overflows_hides_no_other():
 
 
 def same(first, second):
-    for name in ("residual", "tract_z", "alarming"):
+    for name in ("residual", "departure", "shift", "tract_z", "alarming"):
         assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
-    for name in ("root", "weakest", "residual_score", "tract_score"):
+    for name in ("root", "weakest", "residual_score", "shift_score", "tract_score"):
         assert getattr(first, name) == getattr(second, name), name
 
 
@@ -352,20 +470,23 @@ def test_frames_without_a_block_repeat_and_do_not_smooth():
     tracker, twin, rng = random_tracker()[0], random_tracker()[0], np.random.default_rng(13)
     blocks = [block_of(draw(rng)) for _ in range(12)]
     for block in blocks:
-        last = tracker.update(block, ALL)
-        assert tracker.update(None, ALL) is last
-        assert tracker.update(None, ~ALL) is last
-        same(last, twin.update(block, ALL))
+        last = tracker.update(block, PICTURE, ALL)
+        assert tracker.update(None, PICTURE, ALL) is last
+        assert tracker.update(None, PICTURE, ~ALL) is last
+        same(last, twin.update(block, PICTURE, ALL))
 
 
 def test_reset_is_fresh():
     tracker, fresh = random_tracker()[0], random_tracker()[0]
     updated(tracker, np.random.default_rng(14), 12)
     tracker.reset()
-    assert_unknown(tracker.update(None, ALL))
+    assert_unknown(tracker.update(None, PICTURE, ALL))
     for frame in range(10):
         activations = draw(np.random.default_rng(100 + frame))
-        same(tracker.update(block_of(activations), ALL), fresh.update(block_of(activations), ALL))
+        same(
+            tracker.update(block_of(activations), PICTURE, ALL),
+            fresh.update(block_of(activations), PICTURE, ALL),
+        )
 
 
 def test_trackers_share_nothing():
@@ -374,18 +495,19 @@ def test_trackers_share_nothing():
     for frame in range(10):
         block = block_of(draw(np.random.default_rng(frame)))
         updated(second, np.random.default_rng(1000 + frame))
-        same(first.update(block, ALL), alone.update(block, ALL))
+        same(first.update(block, PICTURE, ALL), alone.update(block, PICTURE, ALL))
 
 
 def test_answers_are_never_overwritten():
     tracker, rng = random_tracker()[0], np.random.default_rng(15)
-    answers = [tracker.update(None, ALL)] + [updated(tracker, rng) for _ in range(20)]
-    copies = [(a.residual.copy(), a.tract_z.copy(), a.alarming.copy()) for a in answers]
+    answers = [tracker.update(None, PICTURE, ALL)] + [updated(tracker, rng) for _ in range(20)]
+    arrays = [(a.residual, a.departure, a.shift, a.tract_z, a.alarming) for a in answers]
+    copies = [[array.copy() for array in one] for one in arrays]
     updated(tracker, rng, 20)
     tracker.reset()
     updated(tracker, rng, 9)
-    for answer, copy in zip(answers, copies, strict=True):
-        for array, kept in zip((answer.residual, answer.tract_z, answer.alarming), copy, strict=True):
+    for one, copy in zip(arrays, copies, strict=True):
+        for array, kept in zip(one, copy, strict=True):
             assert_array_equal(array, kept)
     assert any(answer.alarming.any() for answer in answers)
 
@@ -402,7 +524,7 @@ def test_the_block_and_the_map_are_only_read():
     ]
     calibrated = [array.copy() for array in arrays]
     for _ in range(10):
-        tracker.update(block, ALL)
+        tracker.update(block, PICTURE, ALL)
     for array, copy in zip(
         (block.voxels, block.channels, block.taps, *arrays), kept + calibrated, strict=True
     ):
@@ -414,7 +536,7 @@ def test_the_mean_over_several_frames_is_all_that_counts():
     for frame in range(10):
         block = block_of(draw(np.random.default_rng(frame)))
         tripled = SpatialBlock(3, block.taps, 3 * block.voxels, 3 * block.channels)
-        a, b = first.update(block, ALL), second.update(tripled, ALL)
+        a, b = first.update(block, PICTURE, ALL), second.update(tripled, PICTURE, ALL)
         assert_allclose(a.residual, b.residual, rtol=1e-4)
         assert_allclose(a.tract_z, b.tract_z, rtol=1e-6, atol=1e-9)
 
@@ -423,6 +545,7 @@ def test_a_neutral_map_alarms_at_nothing():
     tracker = ConnectivityTracker(TAPS, no_residual(TAPS), no_tracts(TAPS))
     answer = updated(tracker, np.random.default_rng(17), 20)
     assert (answer.residual_score, answer.tract_score, answer.root, answer.weakest) == (0.0, None, None, None)
+    assert updated(tracker, np.random.default_rng(17), kernel.WARM_SLOW).shift_score == 0.0
     assert not answer.alarming.any()
 
 
@@ -460,21 +583,33 @@ V, C = sum(N_VOXELS), sum(tap.n_channels for tap in TAPS)
 def test_unusable_block_is_refused_by_name_and_changes_nothing(changes, message):
     tracker, fresh = random_tracker()[0], random_tracker()[0]
     good = block_of(draw(np.random.default_rng(18)))
-    last = tracker.update(good, ALL)
-    fresh.update(good, ALL)
+    last = tracker.update(good, PICTURE, ALL)
+    fresh.update(good, PICTURE, ALL)
     with pytest.raises(InputError, match=message):
-        tracker.update(msgspec.structs.replace(good, **changes), ALL)
-    assert tracker.update(None, ALL) is last
+        tracker.update(msgspec.structs.replace(good, **changes), PICTURE, ALL)
+    assert tracker.update(None, PICTURE, ALL) is last
+    same(updated(tracker, np.random.default_rng(19), 9), updated(fresh, np.random.default_rng(19), 9))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [PICTURE[:-1], PICTURE[:-2], PICTURE.astype(np.float32), np.r_[PICTURE, PICTURE][::2], PICTURE[None]],
+)
+def test_unusable_statistics_are_refused_by_name_and_change_nothing(picture):
+    tracker, fresh = random_tracker()[0], random_tracker()[0]
+    good = block_of(draw(np.random.default_rng(18)))
+    with pytest.raises(InputError, match=r"picture: \w+\(.*\), expected float64\(26,\)|picture: .*strided"):
+        tracker.update(good, picture, ALL)
     same(updated(tracker, np.random.default_rng(19), 9), updated(fresh, np.random.default_rng(19), 9))
 
 
 @pytest.mark.parametrize("good", [np.ones(4, bool), np.ones((5, 1), bool), np.ones(5), np.ones(5, np.int8)])
 def test_unusable_mask_is_refused_by_name(good):
     with pytest.raises(InputError, match=r"good: \w+\(.*\), expected bool\(5,\)"):
-        random_tracker()[0].update(block_of(draw(np.random.default_rng(20))), good)
+        random_tracker()[0].update(block_of(draw(np.random.default_rng(20))), PICTURE, good)
 
 
-@pytest.mark.parametrize("name", ["floor", "low", "high", "weights", "whitening", "limit"])
+@pytest.mark.parametrize("name", ["floor", "low", "high", "weights", "whitening", "shift", "limit"])
 def test_residual_baseline_of_other_taps_is_refused_by_name(name):
     residual = no_residual(TAPS)
     short = msgspec.structs.replace(residual, **{name: getattr(residual, name)[:-1]})
@@ -544,7 +679,7 @@ def fitted():
 def after(tracker, chain, n=24, **fault):
     """Answer after ``n`` frames or more: the first in which no tap before the broken one is out of range."""
     earlier = slice(fault.get("tap", 0))
-    answers = (tracker.update(chain.row(**fault).spatial, CHAIN_GOOD) for _ in itertools.count())
+    answers = (tracker.update(chain.row(**fault).spatial, None, CHAIN_GOOD) for _ in itertools.count())
     return next(a for a in itertools.islice(answers, n - 1, None) if not (a.residual[earlier] >= 1).any())
 
 
@@ -739,7 +874,7 @@ def live(watched, *silent):
         drive = np.log(np.maximum(block.voxels[:, 0], 1e-30))
         speaks = np.setdiff1d(np.arange(12), silent)
         if (drive[speaks] >= watched.active[speaks]).all():
-            return tracker.update(block, np.ones(4, bool))
+            return tracker.update(block, None, np.ones(4, bool))
 
 
 def test_clean_tracts_are_near_their_baseline(watched):
@@ -782,7 +917,7 @@ def test_a_silent_network_has_no_weakest_tract(watched):
 def test_tracts_of_masked_taps_are_unknown(watched):
     tracker = ConnectivityTracker(GRAPH, no_residual(GRAPH), watched)
     block = gated(np.random.default_rng(23)).spatial
-    z = tracker.update(block, np.array([True, True, False, True])).tract_z.reshape(3, 9)
+    z = tracker.update(block, None, np.array([True, True, False, True])).tract_z.reshape(3, 9)
     assert np.isfinite(z[0]).any()
     assert np.isnan(z[1:]).all()
 

@@ -10,7 +10,7 @@ from edge_monitor.crossmodal import ConsistencyTracker
 from edge_monitor.errors import InputError
 from edge_monitor.region_map import CrossmodalNull
 
-NULL = CrossmodalNull(coherence_bias=0.17, temporal_error=1.2, spatial_error=0.8)
+NULL = CrossmodalNull(coherence_bias=0.17, temporal_error=1.2, spatial_error=0.8, least_agreement=0.0)
 FRAMES = 340 if numba.config.DISABLE_JIT else 500
 N_TAPS = 3
 
@@ -138,7 +138,7 @@ def test_silent_tap_is_no_outlier():
 
 
 def test_bias_maps_raw_coherence():
-    raw, unbiased = (ConsistencyTracker(CrossmodalNull(bias, 1.0, 1.0)) for bias in (0.0, 0.25))
+    raw, unbiased = (ConsistencyTracker(CrossmodalNull(bias, 1.0, 1.0, 0.0)) for bias in (0.0, 0.25))
     for sample in stream(160, 7):
         a, b = feed(raw, sample), feed(unbiased, sample)
     assert 0 < a.coherence < 1
@@ -146,7 +146,7 @@ def test_bias_maps_raw_coherence():
 
 
 def test_equal_scores_agree_and_cohere_perfectly():
-    tracker = ConsistencyTracker(CrossmodalNull(0.3, 1.0, 1.0))
+    tracker = ConsistencyTracker(CrossmodalNull(0.3, 1.0, 1.0, 0.0))
     for gamma, temporal, peak, _ in stream(160, 8):
         result = tracker.update(gamma, temporal, peak, temporal)
     assert (result.agreement, result.agreement_in_error) == (1.0, 1.0)
@@ -154,7 +154,7 @@ def test_equal_scores_agree_and_cohere_perfectly():
 
 
 def test_no_error_no_agreement_in_error():
-    tracker = ConsistencyTracker(CrossmodalNull(0.0, 1e9, 1e9))
+    tracker = ConsistencyTracker(CrossmodalNull(0.0, 1e9, 1e9, 0.0))
     for sample in stream(130, 9):
         result = feed(tracker, sample)
     assert (result.agreement, result.agreement_in_error) == (1.0, None)
@@ -188,4 +188,4 @@ def test_other_windows_are_refused(window):
 @pytest.mark.parametrize("bias", [-0.1, 1.0, np.nan])
 def test_impossible_bias_is_refused(bias):
     with pytest.raises(InputError, match=f"crossmodal.coherence_bias: {bias} is not in"):
-        ConsistencyTracker(CrossmodalNull(bias, 1.0, 1.0))
+        ConsistencyTracker(CrossmodalNull(bias, 1.0, 1.0, 0.0))

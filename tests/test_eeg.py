@@ -9,8 +9,19 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.signal import welch
 
-from edge_monitor.eeg import EDGES_HZ, WINDOWS, BandBank, BandPlan, EegTracker, log_powers, nearest_profile
+from edge_monitor.eeg import (
+    EDGES_HZ,
+    LINE,
+    LINE_BINS,
+    WINDOWS,
+    BandBank,
+    BandPlan,
+    EegTracker,
+    log_powers,
+    nearest_profile,
+)
 from edge_monitor.errors import InputError, MapError
+from edge_monitor.kernels.line import WINDOW as LINE_WINDOW
 from edge_monitor.region_map import EegBaseline
 from edge_monitor.types import BANDS, STATES
 
@@ -243,7 +254,10 @@ def test_a_bank_of_nothing_is_refused():
 def flat_baseline(n_taps, level=0.0, scale_mode="nyquist"):
     """Every band's clean log power is ``level`` +- 1."""
     one = np.ones((n_taps, len(BANDS)))
-    return EegBaseline(scale_mode, 1e-12 * one, level * one, one, one, one, one, 1.0)
+    line = np.tile([1e-9, 1.5, 0.5], (n_taps, 1))
+    return EegBaseline(
+        scale_mode, 1e-12 * one, level * one, one, one, one, one, 1.0, np.zeros((n_taps, LINE_BINS)), line
+    )
 
 
 @pytest.mark.parametrize(("band", "hz"), [(0, 2.0), (1, 6.0), (2, 10.5), (3, 20.0), (4, 60.0), (4, 100.0)])
@@ -297,14 +311,79 @@ def test_bands_without_baseline_or_beyond_nyquist_have_no_say():
     assert np.isnan(report.power[:, 4]).all()
 
 
+def test_lines_are_sought_in_every_bin_up_to_nyquist_but_the_slowest():
+    plan = PLAN.with_line()
+    assert (plan.windows[LINE], plan.bins[LINE].tolist()) == (LINE_WINDOW, [2, 33])
+    assert plan.edges_hz[LINE].tolist() == pytest.approx([2 * 30 / 64, 15.0])
+    assert plan.windows[:LINE] == PLAN.windows
+    np.testing.assert_array_equal(plan.bins[:LINE], PLAN.bins)
+    bank, noise = BandBank(plan, 4), np.random.default_rng(12).normal(size=70)
+    for x in noise:
+        bank.update(np.full(4, x), ALL, 0)
+    expected = scipy_welch(noise[None, -64:], 64)[0, 2:33]
+    np.testing.assert_allclose(bank.psd(LINE), np.tile(expected, (4, 1)).astype(float), rtol=1e-9)
+
+
+@pytest.mark.parametrize("hz", [1.5, 4.0, 7.3, 12.0, 15.0])
+def test_one_frequency_is_a_line_and_noise_or_a_cut_is_none(hz):
+    """z of the tap in which it is; the other tap has its noise, and both see the cut."""
+    tracker, rng = EegTracker(flat_baseline(2), 2, 30.0), np.random.default_rng(13)
+
+    def swing(frames, amplitude, level=3.0):
+        for t in frames:
+            samples = level + 0.1 * rng.normal(size=2)
+            samples[1] += amplitude * np.cos(2 * np.pi * hz / 30.0 * t + 0.1)
+            yield tracker.update(samples, np.ones(2, bool), 0)
+
+    quiet = list(swing(range(300), 0.0))
+    for t, report in enumerate(quiet, 1):
+        assert (report.line_score is None) == (t < LINE_WINDOW)
+        assert np.isnan(report.line).all() == (t < LINE_WINDOW)
+    usual = max(report.line_score for report in quiet[LINE_WINDOW:])
+    cut = max(report.line_score for report in swing(range(100), 0.0, level=9.0))
+    tone = list(swing(range(100), 1.0))[-1]
+    assert tone.line[1] == tone.line_score > usual + 4
+    assert tone.line[0] < usual + 1
+    assert cut < tone.line_score
+
+
+def test_the_line_is_unknown_after_a_long_gap_and_after_a_reset():
+    tracker, rng = EegTracker(flat_baseline(4), 4, 30.0), np.random.default_rng(14)
+    for _ in range(100):
+        report = tracker.update(rng.normal(size=4), ALL, 0)
+    assert report.line_score is not None
+    assert tracker.update(rng.normal(size=4), ALL, 4).line_score is None
+    for t in range(2, 100):
+        assert (tracker.update(rng.normal(size=4), ALL, 0).line_score is None) == (t < LINE_WINDOW)
+    tracker.reset()
+    fresh = EegTracker(flat_baseline(4), 4, 30.0)
+    for sample in rng.normal(size=(80, 4)):
+        first, second = tracker.update(sample, ALL, 0), fresh.update(sample, ALL, 0)
+        np.testing.assert_array_equal(first.line, second.line)
+        np.testing.assert_array_equal(first.structure, second.structure)
+
+
+def test_a_tap_that_is_nan_has_no_line_for_as_long_as_its_window_knows():
+    tracker, rng = EegTracker(flat_baseline(4), 4, 30.0), np.random.default_rng(15)
+    for t in range(200):
+        samples = rng.normal(size=4)
+        if 100 <= t < 104:
+            samples[2] = np.nan
+        report = tracker.update(samples, ALL, 0)
+        known = np.isfinite(report.line).tolist()
+        late = t >= LINE_WINDOW - 1
+        assert known == [late, late, late and not 103 <= t < 103 + LINE_WINDOW, late]
+
+
 def test_a_report_is_never_written_again():
     tracker = EegTracker(flat_baseline(4), 4, 30.0)
     rng = np.random.default_rng(10)
     reports = [tracker.update(rng.normal(size=4), ALL, 0) for _ in range(300)]
-    before = [(r.power.copy(), r.z.copy(), r.state.copy(), r.held.copy()) for r in reports[-3:]]
+    arrays = [(r.power, r.z, r.state, r.held, r.line, r.structure) for r in reports[-3:]]
+    before = [[array.copy() for array in one] for one in arrays]
     tracker.update(np.full(4, np.nan), ALL, 0)
-    for report, (power, z, state, held) in zip(reports[-3:], before, strict=True):
-        for now, then in ((report.power, power), (report.z, z), (report.state, state), (report.held, held)):
+    for one, kept in zip(arrays, before, strict=True):
+        for now, then in zip(one, kept, strict=True):
             np.testing.assert_array_equal(now, then)
 
 
@@ -314,6 +393,8 @@ def test_a_report_is_never_written_again():
         ("floor", np.zeros((4, 5)), "eeg.floor: 0.0"),
         ("scale", np.zeros((4, 5)), "eeg.scale: 0.0"),
         ("mean", np.zeros((3, 5)), r"eeg.mean: shape \(3, 5\)"),
+        ("line", np.ones((4, 2)), r"eeg.line: shape \(4, 2\) is not \(4, 3\)"),
+        ("line_level", np.ones((4, 30)), r"eeg.line_level: shape \(4, 30\) is not \(4, 31\)"),
     ],
 )
 def test_a_useless_baseline_is_refused(field, value, message):

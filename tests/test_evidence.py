@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from edge_monitor.errors import MapError
 from edge_monitor.evidence import (
     EVENT_FRAMES,
+    MEAN_OF_8,
+    OVEREXPOSED,
+    OVEREXPOSED_FRAMES,
     SMOOTHING,
     EvidenceTracker,
     event_peaks,
@@ -34,10 +37,12 @@ def null(threshold=10.0, quantiles=(0.0, 1.0, 2.0)):
         tail=np.array([1.0, 0.1, 0.01]),
         quantiles=np.tile(quantiles, (n, 1)).astype(float),
         excess=np.full(n, 0.5),
-        threshold=np.full(n, threshold),
+        threshold=np.tile([threshold, 2.0 * threshold], (n, 1)),
         alarms_per_hour=1.0,
         held_out_alarms=0,
         held_out_hours=0.0,
+        judge_alarms=0,
+        judge_hours=0.0,
     )
 
 
@@ -47,7 +52,7 @@ scores = st.one_of(st.floats(-1, 8), st.sampled_from([0.0, 1.0, 2.0, np.nan, np.
 @pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
 @given(
     history=st.lists(st.tuples(scores, scores, scores), min_size=1, max_size=25),
-    smoothing=st.sampled_from([SMOOTHING, 1.0]),
+    smoothing=st.tuples(*[st.sampled_from([MEAN_OF_8, 1.0])] * 3),
     steps=st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=1, max_size=6),
 )
 def test_kernel_follows_its_definition(update, history, smoothing, steps):
@@ -60,10 +65,12 @@ def test_kernel_follows_its_definition(update, history, smoothing, steps):
     for t, row in enumerate(history):
         if any(np.isinf(past).any() for past in history[:t]):
             break  # what follows an infinite score has a test of its own
-        update(np.array(row), smoothing, tail, quantiles, excess, threshold, smooth, out, ratio)
+        weights = np.array(smoothing)
+        largest = update(np.array(row), weights, tail, quantiles, excess, threshold, smooth, out, ratio)
+        np.testing.assert_array_equal(largest, max(ratio[~np.isnan(ratio)], default=np.nan))
         for c in range(3):
             past = [sample[c] for sample in history[: t + 1]]
-            np.testing.assert_allclose(smooth[c], naive.smoothed(past, smoothing), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(smooth[c], naive.smoothed(past, smoothing[c]), rtol=1e-9, atol=1e-9)
             # From the kernel's own mean: at a tie the last bit decides on which side of a step it lies.
             expected = naive.surprise(smooth[c], tail, quantiles[c], excess[c])
             np.testing.assert_allclose(out[c], expected, rtol=1e-9, atol=1e-9)
@@ -71,38 +78,68 @@ def test_kernel_follows_its_definition(update, history, smoothing, steps):
 
 
 def test_tied_quantiles_count_as_the_probability_of_this_score_or_more():
-    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update((1.0,) * N)
+    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update((1.0,) * N, None)
     np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
+
+
+def test_channels_that_were_smoothed_where_they_are_made_are_not_smoothed_again():
+    late = {"faults", "input", "spatial", "temporal", "output", "tracts"}
+    assert {c for c, weight in zip(CHANNELS, SMOOTHING, strict=True) if weight < 1.0} == late
+    assert set(SMOOTHING) == {1.0, 2 / 9}
 
 
 def test_smoothing_restarts_after_a_missing_score_and_after_reset():
     tracker = EvidenceTracker(null())
-    tracker.update((1.0,) * N)
-    smoothed = [1 + SMOOTHING] * N
-    smoothed[1] = np.nan
-    np.testing.assert_allclose(tracker.update((2.0, None, *(2.0,) * (N - 2))).score, smoothed)
-    assert tracker.update((2.0, 5.0, *(2.0,) * (N - 2))).score[1] == 5.0
+    tracker.update((1.0,) * N, None)
+    smoothed = 1 + SMOOTHING
+    place = CHANNELS.index("spatial")
+    smoothed[place] = np.nan
+    scores = [2.0] * N
+    scores[place] = None
+    np.testing.assert_allclose(tracker.update(tuple(scores), None).score, smoothed)
+    scores[place] = 5.0
+    assert tracker.update(tuple(scores), None).score[place] == 5.0
     tracker.reset()
-    np.testing.assert_array_equal(tracker.update((3.0,) * N).score, 3.0)
+    np.testing.assert_array_equal(tracker.update((3.0,) * N, None).score, 3.0)
 
 
 def test_every_channel_has_a_score():
     with pytest.raises(ValueError, match="shorter"):
-        EvidenceTracker(null()).update((1.0,) * (N - 1))
+        EvidenceTracker(null()).update((1.0,) * (N - 1), None)
 
 
 def test_an_infinite_score_alarms_and_is_forgotten():
     tracker = EvidenceTracker(null())
-    assert np.isposinf(tracker.update((np.inf,) * N).ratio).all()
+    assert np.isposinf(tracker.update((np.inf,) * N, None).ratio).all()
     for _ in range(2):
-        after = tracker.update((0.5,) * N)
+        after = tracker.update((0.5,) * N, None)
     np.testing.assert_array_equal(after.score, 0.5)
 
 
+def test_thresholds_are_others_for_a_second_and_a_half_after_a_bright_picture():
+    """Twice as high here: from the bright picture on, and anew with every further one."""
+    tracker = EvidenceTracker(null())
+    usual = -np.log(0.1) / 10.0
+
+    def ratios(*shares):
+        found = [tracker.update((1.0,) * N, bright) for bright in shares]
+        for evidence in found:
+            np.testing.assert_allclose(evidence.ratio, usual / 2 if evidence.overexposed else usual)
+        return [evidence.overexposed for evidence in found]
+
+    assert ratios(0.0, None, OVEREXPOSED - 0.01) == [False] * 3
+    assert ratios(OVEREXPOSED, *[0.0] * 60) == [True] * OVEREXPOSED_FRAMES + [False] * 16
+    assert ratios(1.0, *[None] * 30, 1.0, *[0.1] * 60) == [True] * (31 + OVEREXPOSED_FRAMES) + [False] * 16
+    ratios(1.0)
+    tracker.reset()
+    assert ratios(0.0) == [False]
+
+
 def test_a_channel_without_threshold_has_surprise_but_no_ratio():
-    evidence = EvidenceTracker(null(threshold=np.nan)).update((1.0,) * N)
+    evidence = EvidenceTracker(null(threshold=np.nan)).update((1.0,) * N, None)
     np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
     assert np.isnan(evidence.ratio).all()
+    assert np.isnan(evidence.largest)
 
 
 @pytest.mark.parametrize("name", ["tail", "quantiles", "excess", "threshold"])
@@ -113,10 +150,15 @@ def test_a_null_that_does_not_fit_is_refused(name):
         EvidenceTracker(short)
 
 
+def test_one_threshold_a_channel_is_refused():
+    with pytest.raises(MapError, match=r"evidence.threshold: shape \(10,\), expected \(10, 2\)"):
+        EvidenceTracker(msgspec.structs.replace(null(), threshold=np.ones(N)))
+
+
 def test_a_report_keeps_its_numbers():
     tracker = EvidenceTracker(null())
-    first = tracker.update((1.0,) * N)
-    tracker.update((9.0,) * N)
+    first = tracker.update((1.0,) * N, None)
+    tracker.update((9.0,) * N, None)
     np.testing.assert_array_equal(first.score, 1.0)
     np.testing.assert_allclose(first.ratio, -np.log(0.1) / 10.0)
 

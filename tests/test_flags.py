@@ -22,6 +22,7 @@ from edge_monitor.flags import (
     Findings,
     FlagTracker,
     Limits,
+    _is_calm,
     locate,
 )
 from edge_monitor.types import (
@@ -29,7 +30,9 @@ from edge_monitor.types import (
     CHANNELS,
     BandPowers,
     Connectivity,
+    Consistency,
     Evidence,
+    FaultGuess,
     FlagStatus,
     HealthState,
     ProbeEvent,
@@ -42,7 +45,13 @@ from edge_monitor.types import (
 SECOND = 10**9
 PERIOD_NS = SECOND / 30
 TAPS = (TapSpec("image", (3, 8, 8), (3, 2, 2)), TapSpec("relu_1", (4, 8, 8), (2, 2, 2)))
-LIMITS = Limits(rate_hz=30.0, deadline_ns=33_000_000, silence_ns=SECOND // 2, repeats_by_nature=False)
+LIMITS = Limits(
+    rate_hz=30.0,
+    deadline_ns=33_000_000,
+    silence_ns=SECOND // 2,
+    repeats_by_nature=False,
+    least_agreement=0.7,
+)
 INACTIVE, PENDING, CONFIRMED, HEALED = FlagStatus
 CODES = [row.code for row in FLAGS]
 
@@ -66,8 +75,14 @@ def frame(*, tap_nonfinite=0, latency_ns=5_000_000, limits=LIMITS, ratios=None, 
     """Findings at a frame, clean unless told; ``ratios``: evidence per channel, ``changes``: vitals."""
     row = StatRow(0, 0, latency_ns, np.ones(2), np.array([0, tap_nonfinite]), 0)
     ratio = np.array([(ratios or {}).get(channel, 0.1) for channel in CHANNELS])
-    evidence = Evidence(ratio * 3, ratio * 10, ratio)
+    largest = float(max(ratio[~np.isnan(ratio)], default=np.nan))
+    evidence = Evidence(ratio * 3, ratio * 10, ratio, overexposed=False, largest=largest)
     return Findings(limits, TAPS, vitals(**changes), row=row, evidence=evidence, **(views or {}))
+
+
+def agreeing(agreement):
+    """Views of a frame whose two views agree so far."""
+    return {"consistency": Consistency(0.25, agreement, None, None, 0.5, 2)}
 
 
 def tick(silence_ns=0, event=None):
@@ -91,6 +106,13 @@ RAISERS = {
     "OUTPUT_ABNORMAL": frame(ratios={"output": 1.5}),
     "CONNECTIVITY_ABNORMAL": frame(ratios={"residual": 1.5}),
     "TRACT_BROKEN": frame(ratios={"tracts": 1.5}),
+    "INPUT_SHIFTED": frame(ratios={"shift": 1.5}),
+    "INPUT_FLICKERS": frame(ratios={"line": 1.5}),
+    "INPUT_STALLED": frame(ratios={"stall": 1.5}),
+    "FAULT_RECOGNISED": frame(ratios={"faults": 1.5}),
+    "TIME_BACKWARDS": frame(backwards=True),
+    "FRAMES_LOST": frame(missing=1),
+    "VIEWS_DISAGREE": frame(views=agreeing(0.6)),
     "PROBE_DETACHED": told("PROBE_DETACHED"),
     "ANSWER_CHANGED": told("ANSWER_CHANGED"),
     "SELF_TEST_FAILED": told("SELF_TEST_FAILED"),
@@ -107,8 +129,7 @@ class Drive:
         self.first = None
         self.story = []
         if past_grace:
-            self.feed(CLEAN, 61)
-            self.frames = 61
+            self.feed(CLEAN, 121)
 
     def feed(self, findings, n=1):
         for _ in range(n):
@@ -220,6 +241,14 @@ def test_a_repeated_input_says_nothing_about_activations():
         (frame(ratios={"input": 1.0}), "INPUT_ABNORMAL", True),
         (frame(ratios={"input": np.inf}), "INPUT_ABNORMAL", True),
         (frame(ratios={"input": np.nan}), "INPUT_ABNORMAL", None),
+        (CLEAN, "TIME_BACKWARDS", False),
+        (tick(), "TIME_BACKWARDS", None),
+        (CLEAN, "FRAMES_LOST", False),
+        (tick(), "FRAMES_LOST", None),
+        (frame(views=agreeing(0.7)), "VIEWS_DISAGREE", False),
+        (frame(views=agreeing(0.69)), "VIEWS_DISAGREE", True),
+        (frame(views=agreeing(None)), "VIEWS_DISAGREE", None),
+        (CLEAN, "VIEWS_DISAGREE", None),
         (told("ANSWER_CHANGED"), "PROBE_DETACHED", None),
         (CLEAN, "PROBE_DETACHED", False),
     ],
@@ -231,6 +260,109 @@ def test_a_verdict(findings, code, failed):
 @pytest.mark.parametrize("row", FLAGS, ids=CODES)
 def test_without_frames_or_findings_nothing_is_learned(row):
     assert row.test(Findings(LIMITS, TAPS, None)).failed is None
+
+
+CALM = frame(views=agreeing(0.9))
+
+
+@pytest.mark.parametrize("row", FLAGS, ids=CODES)
+def test_what_raises_a_flag_is_not_calm(row):
+    assert _is_calm(CALM)
+    assert not _is_calm(RAISERS[row.code])
+
+
+@given(
+    st.builds(
+        frame,
+        tap_nonfinite=st.integers(0, 1),
+        latency_ns=st.sampled_from([5_000_000, 33_000_000, 33_000_001]),
+        ratios=st.dictionaries(st.sampled_from(CHANNELS), st.sampled_from([0.5, 0.8, 1.0, np.nan, np.inf])),
+        views=st.sampled_from([None, agreeing(0.9), agreeing(0.6), agreeing(None)]),
+        nonfinite=st.integers(0, 1),
+        repeated=st.integers(0, 1),
+        stale=st.integers(0, 1),
+        missing=st.integers(0, 1),
+        backwards=st.booleans(),
+        rate_hz=st.sampled_from([None, 30.0, 24.0, 23.9]),
+        silence_ns=st.sampled_from([0, SECOND]),
+    ),
+    st.sampled_from([None, *(RAISERS[code].event for code in ("PROBE_DETACHED", "SELF_TEST_FAILED"))]),
+)
+def test_calm_findings_fail_no_test(findings, event):
+    """Findings that are told at once to be calm must be so to every test of the table."""
+    findings = msgspec.structs.replace(findings, event=event)
+    if _is_calm(findings):
+        assert not any(row.test(findings).failed for row in FLAGS)
+
+
+def test_a_frame_taken_before_its_predecessor_is_confirmed_at_once_and_heals():
+    drive = Drive(past_grace=False).feed(CLEAN, 5).feed(RAISERS["TIME_BACKWARDS"])
+    assert drive.standing() == {"TIME_BACKWARDS"}
+    assert drive.feed(CLEAN, 64).standing() == set()
+
+
+def test_frames_are_lost_at_the_fourth_time_within_a_hundred_frames():
+    drive = Drive()
+    for _ in range(3):
+        assert drive.feed(frame(missing=2)).feed(CLEAN, 32).standing() == set()
+    assert drive.feed(frame(missing=1)).standing() == {"FRAMES_LOST"}
+
+
+def test_frames_that_are_missing_now_and_then_are_no_fault():
+    drive = Drive()
+    for _ in range(10):
+        drive.feed(RAISERS["FRAMES_LOST"]).feed(CLEAN, 60)
+    assert drive.story == []
+
+
+def test_views_may_disagree_for_a_while():
+    """As long as their window is: one event that only one of them sees is no contradiction."""
+    apart = RAISERS["VIEWS_DISAGREE"]
+    assert Drive().feed(apart, 126).feed(CALM, 300).story == []
+    assert Drive().feed(apart, 127).standing() == {"VIEWS_DISAGREE"}
+    drive = Drive().feed(apart, 100).feed(CALM, 50).feed(apart, 76)
+    assert drive.standing() == set()
+    drive.feed(apart)
+    assert drive.flag("VIEWS_DISAGREE").values == {"agreement": 0.6, "least_clean": 0.7}
+
+
+OF_EVIDENCE = {
+    code: channel
+    for channel in CHANNELS
+    for code in CODES
+    if RAISERS[code].evidence is not None and RAISERS[code].evidence.ratio[CHANNELS.index(channel)] > 1
+}
+
+
+def test_every_channel_has_a_flag():
+    assert sorted(OF_EVIDENCE.values()) == sorted(CHANNELS)
+
+
+@pytest.mark.parametrize(("code", "channel"), OF_EVIDENCE.items())
+def test_an_alarm_tells_how_far_the_views_agree(code, channel):
+    """Terms that are valid, next to the numbers that raised it."""
+    flag = Drive().feed(frame(ratios={channel: 2.0}, views=agreeing(0.9)), 20).flag(code)
+    numbers = {"ratio": 2.0, "surprise": 20.0, "score": 6.0}
+    assert flag.values == numbers | {"consistency": 0.5, "rho": 0.25, "agreement": 0.9}
+    assert Drive().feed(frame(ratios={channel: 2.0}), 20).flag(code).values == numbers
+
+
+@pytest.mark.parametrize(
+    ("guess", "words"),
+    [
+        (None, ""),
+        (FaultGuess(None, None, 0.0, None), ""),
+        (FaultGuess(3.0, "blur", 0.874, "snow"), "; looks like blur (87%)"),
+        (FaultGuess(3.0, None, 0.4, "snow"), "; fault unknown"),
+        (FaultGuess(-0.1, "blur", 0.9, "snow"), "; fault unknown"),
+    ],
+)
+@pytest.mark.parametrize(("code", "channel"), OF_EVIDENCE.items())
+def test_a_cause_names_the_likely_fault(code, channel, guess, words):
+    found = FLAGS[CODES.index(code)].test(frame(ratios={channel: 2.0}, views={"guess": guess}))
+    plain = FLAGS[CODES.index(code)].test(frame(ratios={channel: 2.0}))
+    assert plain.cause
+    assert found.cause == plain.cause + words
 
 
 def test_silence_comes_and_goes_at_once():
@@ -248,13 +380,14 @@ def abnormal(channel, **views):
 def regions(worst, z_worst):
     z = np.zeros(12 + 8)
     z[worst], z[0] = z_worst, np.nan
-    return RegionScores(z, z, np.zeros(2), worst, None, None, None)
+    return RegionScores(z, z, np.zeros(2), worst, None, None, None, None)
 
 
 def bands(tap, band):
     z = np.full((2, 5), np.nan)
     z[0, 0], z[tap, BANDS.index(band)] = 1.0, -7.0
-    return BandPowers(z, z, np.zeros(2, np.int64), np.zeros(2, np.int64), 1.0)
+    line = np.array([np.nan, 2.0])
+    return BandPowers(z, z, np.zeros(2, np.int64), np.zeros(2, np.int64), 1.0, line, 2.0, np.zeros((2, 5)))
 
 
 BROKEN = "CONNECTIVITY_ABNORMAL"
@@ -264,7 +397,19 @@ def broken(root, picture=0.1):
     alarming = np.zeros(12 + 8, bool)
     alarming[[root, -1, -2]] = True
     under = alarming & (np.arange(20) != root)
-    return Connectivity(np.array([picture, 3.0]), np.zeros(96), alarming, under, root, (3, 19), 3.0, 5.0)
+    return Connectivity(
+        residual=np.array([picture, 3.0]),
+        departure=np.zeros(27),
+        shift=np.zeros(16),
+        tract_z=np.zeros(96),
+        alarming=alarming,
+        under=under,
+        root=root,
+        weakest=(3, 19),
+        residual_score=3.0,
+        shift_score=0.0,
+        tract_score=5.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,6 +436,14 @@ def broken(root, picture=0.1):
         (BROKEN, abnormal("residual", connectivity=broken(17, 1.0)), "; the picture is out of its range"),
         ("TRACT_BROKEN", abnormal("tracts"), "a tract carries less than it should"),
         ("TRACT_BROKEN", abnormal("tracts", connectivity=broken(17)), "hardly drives relu_1 [1, 1, 1]"),
+        ("INPUT_FLICKERS", abnormal("line"), "a layer's level swings at one frequency"),
+        ("INPUT_FLICKERS", abnormal("line", bands=bands(1, "gamma")), "level of relu_1 swings at one"),
+        ("INPUT_SHIFTED", abnormal("shift"), "the picture changes more than"),
+        ("INPUT_STALLED", abnormal("stall"), "the scene stands still"),
+        ("FAULT_RECOGNISED", abnormal("faults"), "all findings together"),
+        ("TIME_BACKWARDS", RAISERS["TIME_BACKWARDS"], "taken before"),
+        ("FRAMES_LOST", RAISERS["FRAMES_LOST"], "missing again and again"),
+        ("VIEWS_DISAGREE", RAISERS["VIEWS_DISAGREE"], "contradict each other"),
         ("PROBE_DETACHED", RAISERS["PROBE_DETACHED"], "detail of PROBE_DETACHED"),
     ],
 )

@@ -21,6 +21,7 @@ TAP_OF_VOXEL = np.repeat(range(len(TAPS)), [tap.n_voxels for tap in TAPS])
 COUNTS = np.concatenate([tap.voxel_counts() for tap in TAPS])
 N = len(COUNTS)
 FLOOR = np.where(TAP_OF_VOXEL == 0, 0.05, np.nan)
+BRIGHT = np.where(TAP_OF_VOXEL == 0, np.linspace(-3, 3, N), np.nan)
 ALL = np.ones(len(TAPS), bool)
 
 
@@ -29,10 +30,13 @@ def block_of(rng, frames=1, taps=ALL):
     mean = rng.normal(0, 3, N)
     elements = [rng.normal(m, 1, n * frames) for m, n in zip(mean, COUNTS, strict=True)]
     voxels = np.array([(np.abs(x).sum(), x.sum(), (x**2).sum()) for x in elements])
-    return SpatialBlock(frames, np.array(taps), voxels, np.zeros(19)), [
+    density = [
         naive.density(x) if np.isnan(floor) else naive.log_level(x, floor)
         for x, floor in zip(elements, FLOOR, strict=True)
     ]
+    first = TAPS[0].n_voxels
+    bright = naive.bright_share(elements[:first], BRIGHT[:first])
+    return SpatialBlock(frames, np.array(taps), voxels, np.zeros(19)), density, bright
 
 
 def baseline(seed=0):
@@ -40,7 +44,7 @@ def baseline(seed=0):
     scale = rng.uniform(0.5, 2, N)
     scale[[2, 14]] = np.nan
     scale[TAP_OF_VOXEL == 2] = np.nan  # a tap none of whose voxels ever varied
-    return FmriBaseline(rng.normal(3, 1, N), scale, FLOOR)
+    return FmriBaseline(rng.normal(3, 1, N), scale, FLOOR, BRIGHT)
 
 
 THETA = np.random.default_rng(9).normal(0, 1, N)
@@ -56,7 +60,7 @@ def same(scores, expected):
 
 
 def test_density_equals_definition():
-    block, expected = block_of(np.random.default_rng(0), frames=3)
+    block, expected, _ = block_of(np.random.default_rng(0), frames=3)
     assert_allclose(densities(block.voxels, COUNTS * 3, FLOOR), expected, rtol=1e-12)
 
 
@@ -87,13 +91,13 @@ def test_lock_step_with_definition():
     base = baseline()
     tracker = FmriTracker(TAPS, base, THETA)
     rng = np.random.default_rng(1)
-    last = None
+    last, shares = None, set()
     for frame in range(60):
         if frame % 4 == 3:
             assert tracker.update(None, ALL) is last
             continue
         present, good = rng.random((2, len(TAPS))) < 0.8
-        block, density = block_of(rng, frames=1 + frame % 3, taps=present)
+        block, density, bright = block_of(rng, frames=1 + frame % 3, taps=present)
         last = tracker.update(block, good)
         same(
             last,
@@ -101,6 +105,9 @@ def test_lock_step_with_definition():
                 np.array(density), base.median, base.scale, THETA, TAP_OF_VOXEL, present & good
             ),
         )
+        assert last.bright == (bright if present[0] and good[0] else None)
+        shares.add(last.bright)
+    assert len(shares) > 4
 
 
 def test_nothing_is_known_before_the_first_block():
@@ -108,21 +115,21 @@ def test_nothing_is_known_before_the_first_block():
     assert np.isnan(scores.density).all()
     assert np.isnan(scores.z).all()
     assert np.isnan(scores.tap_score).all()
-    assert (scores.worst, scores.severity, scores.score, scores.input_score) == (None,) * 4
+    assert (scores.worst, scores.severity, scores.score, scores.input_score, scores.bright) == (None,) * 5
 
 
 def test_masked_frame_knows_nothing_either():
     tracker = FmriTracker(TAPS, baseline(), THETA)
-    block, _ = block_of(np.random.default_rng(2))
+    block, _, _ = block_of(np.random.default_rng(2))
     assert tracker.update(block, ALL).score is not None
     scores = tracker.update(block, ~ALL)
     assert np.isnan(scores.density).all()
-    assert (scores.worst, scores.severity, scores.score, scores.input_score) == (None,) * 4
+    assert (scores.worst, scores.severity, scores.score, scores.input_score, scores.bright) == (None,) * 5
 
 
 def test_reset_is_fresh():
     tracker = FmriTracker(TAPS, baseline(), THETA)
-    block, _ = block_of(np.random.default_rng(3))
+    block, _, _ = block_of(np.random.default_rng(3))
     tracker.update(block, ALL)
     tracker.reset()
     assert tracker.update(None, ALL).score is None
@@ -130,7 +137,7 @@ def test_reset_is_fresh():
 
 def off_by(z):
     """A tracker and block where voxel g is exactly ``z[g]`` scales off its median."""
-    block, density = block_of(np.random.default_rng(4))
+    block, density, _ = block_of(np.random.default_rng(4))
     return block, np.array(density) - np.asarray(z)
 
 
@@ -142,11 +149,24 @@ def test_score_is_the_worst_tap_and_worst_the_heaviest_voxel():
     theta = np.ones(N)
     theta[12] = -4.0
     block, median = off_by(z)
-    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), FLOOR), theta).update(block, ALL)
+    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), FLOOR, BRIGHT), theta).update(block, ALL)
     assert (scores.worst, scores.severity) == (12, pytest.approx(12.0))
     assert_allclose(scores.tap_score, [100 / np.sqrt(12), np.sqrt(73 / 16), 0.0, 3.0], atol=1e-6)
     assert scores.score == pytest.approx(3.0)
     assert scores.input_score == pytest.approx(100 / np.sqrt(12))
+
+
+def test_a_region_is_bright_from_its_limit_on():
+    """Twelve regions of the input, each with the limit of its colour; the layers have none."""
+    limit = np.where(TAP_OF_VOXEL == 0, 0.955, np.nan)
+    tracker = FmriTracker(TAPS, msgspec.structs.replace(baseline(), bright=limit), THETA)
+    for bright in range(13):
+        means = np.where(np.arange(N) < bright, 0.955, 0.954)
+        sums = 2 * COUNTS * means
+        block = SpatialBlock(2, ALL, np.stack([sums, sums, sums], axis=1), np.zeros(19))
+        assert tracker.update(block, ALL).bright == pytest.approx(bright / 12)
+    no_limit = FmriTracker(TAPS, msgspec.structs.replace(baseline(), bright=limit * np.nan), THETA)
+    assert no_limit.update(block, ALL).bright == 0.0
 
 
 def test_results_are_fresh():

@@ -1,4 +1,4 @@
-"""A spectral line over the floor: parity with the definition, tones against noise and cuts, and how NaN passes."""
+"""A spectral line over the floor: parity with the definition, tones against noise and cuts, NaN."""
 
 import naive
 import numpy as np
@@ -21,9 +21,12 @@ class Peaks:
         self.smooth = np.full(len(self.level), np.nan)
 
     def __call__(self, density):
+        """A density that is None belongs to a window that is not full: what stands there says nothing."""
         out = np.full(len(self.level), -7.0)
-        density = np.ascontiguousarray(density, float)
-        largest = kernel.peak_over_floor(density, self.level, self.baseline, self.smooth, out)
+        samples = np.array([kernel.WINDOW - (row is None) for row in density])
+        junk = np.linspace(1, 5, self.level.shape[1])
+        known = np.array([junk if row is None else row for row in density], float)
+        largest = kernel.peak_over_floor(known, samples, self.level, self.baseline, self.smooth, out)
         return largest, out
 
 
@@ -45,8 +48,7 @@ def test_lock_step_with_the_definition(frames, seed):
     history = []
     for frame in frames:
         history.append([None if row is None else np.array(row) for row in frame])
-        density = [np.full(N_BINS, np.nan) if row is None else row for row in history[-1]]
-        largest, z = peaks(density)
+        largest, z = peaks(history[-1])
         expected = [
             naive.peak_over_floor([row[tap] for row in history], level[tap], *baseline[tap])
             for tap in range(3)
@@ -95,7 +97,6 @@ def test_smoothing_starts_with_the_first_value_and_follows():
 
 @pytest.mark.parametrize("place", [0, 3])
 def test_nan_is_not_known_and_does_not_stay(place):
-    """A window that is not full has NaN in all bins; one in the middle would be a fault of ours."""
     peaks = Peaks(np.zeros((1, N_BINS)), [[1e-9, 0.0, 1.0]])
     density = np.linspace(1, 3, N_BINS)
     expected = peaks([density])[0]
@@ -103,6 +104,23 @@ def test_nan_is_not_known_and_does_not_stay(place):
     broken[place] = np.nan
     assert np.isnan(peaks([broken])[0])
     assert peaks([density])[0] == pytest.approx(expected)
+
+
+def test_a_window_that_is_not_full_starts_the_smoothing_anew():
+    peaks, tone = Peaks(np.zeros((1, N_BINS)), [[1e-9, 0.0, 1.0]]), np.r_[50.0, np.ones(N_BINS - 1)]
+    for _ in range(5):
+        usual = peaks([np.ones(N_BINS)])[0]
+    assert np.isnan(peaks([None])[0])
+    assert peaks([tone])[0] == pytest.approx(settled(tone))
+    assert settled(tone) > usual + 1
+
+
+def test_a_density_that_overflows_hides_no_other_tap():
+    density = np.ones((3, N_BINS))
+    density[0, 2], density[1] = 40.0, np.inf
+    largest, z = Peaks(np.zeros((3, N_BINS)), [[1e-9, 0.0, 1.0]] * 3)(density)
+    assert np.isnan(z[1])
+    assert largest == z[0] > z[2]
 
 
 def test_nothing_is_known_without_a_baseline():

@@ -18,7 +18,7 @@ from maps import minimal_map
 
 from edge_monitor.errors import EdgeMonitorError, MapError
 from edge_monitor.map_file import from_bytes, load_region_map, save_region_map, to_bytes
-from edge_monitor.region_map import CrossmodalNull, Impact, RegionMap, Runtime
+from edge_monitor.region_map import CrossmodalNull, FaultHead, Impact, RegionMap, Runtime
 from edge_monitor.types import TapSpec
 
 MAP = minimal_map(models.cnn())
@@ -60,6 +60,19 @@ def scored(**changes):
         seed=0,
     )
     return msgspec.structs.replace(MAP, impact=msgspec.structs.replace(impact, **changes))
+
+
+def headed(**changes):
+    """Return the same map with a fault head."""
+    head = FaultHead(
+        names=("blur", "snow"),
+        mean=np.linspace(-1, 1, 7),
+        scale=np.linspace(1, 2, 7),
+        hidden=np.random.default_rng(3).normal(size=(8, 4)),
+        output=np.random.default_rng(4).normal(size=(5, 3)),
+        accuracy=0.75,
+    )
+    return msgspec.structs.replace(MAP, faults=msgspec.structs.replace(head, **changes))
 
 
 def archive(**changes):
@@ -114,7 +127,9 @@ def test_round_trip_is_exact_to_the_bit(tmp_path):
     region_map = with_field("eeg.mean", numbers)
     region_map = msgspec.structs.replace(
         region_map,
-        crossmodal=CrossmodalNull(coherence_bias=0.1 + 0.2, temporal_error=np.inf, spatial_error=1e-17),
+        crossmodal=CrossmodalNull(
+            coherence_bias=0.1 + 0.2, temporal_error=np.inf, spatial_error=1e-17, least_agreement=-np.inf
+        ),
         provenance=msgspec.structs.replace(MAP.provenance, warnings=("short", "θ unknown")),
     )
     save_region_map(region_map, tmp_path / "map.npz")
@@ -127,6 +142,12 @@ def test_impact_survives_and_is_uniform_without():
     np.testing.assert_array_equal(scored(theta=theta).theta, theta)
     assert from_bytes(DATA).impact is None
     np.testing.assert_array_equal(MAP.theta, np.ones(N))
+
+
+def test_a_fault_head_survives_and_may_be_missing():
+    assert_same(from_bytes(to_bytes(headed())), headed())
+    assert from_bytes(to_bytes(headed(accuracy=None))).faults.accuracy is None
+    assert from_bytes(DATA).faults is None
 
 
 def test_missing_baselines_survive():
@@ -173,6 +194,21 @@ DAMAGED = {
     "tract without scale": (with_value("tracts.scale", 0.0), "tracts.scale must be positive"),
     "a transition without its line": (with_field("tracts.problems", ("",)), "tracts.problems has 1 lines"),
     "weights of other taps": (with_field("residual.weights", np.ones(7)), "residual.weights is float64(7,)"),
+    "shift of other taps": (with_field("residual.shift", np.ones(7)), "residual.shift is float64(7,)"),
+    "shift beyond single precision": (with_value("residual.shift", 1e39), "residual.shift has 1e+39"),
+    "lines of other taps": (with_field("eeg.line", np.ones((2, 3))), "eeg.line is float64(2, 3)"),
+    "levels of other taps": (with_field("eeg.line_level", np.ones((2, 9))), "eeg.line_level is float64(2, 9)"),
+    "bright regions of another grid": (with_field("fmri.bright", np.ones(3)), "fmri.bright is float64(3,)"),
+    "one threshold a channel": (
+        with_field("evidence.threshold", MAP.evidence.threshold[:, 0]), "evidence.threshold is float64(10,)"
+    ),
+    "NaN for an agreement": (with_field("crossmodal.least_agreement", np.nan), "least_agreement is nan"),
+    "a fault without output": (headed(names=("a", "b", "c")), "faults.output is float64(5, 3), not float64(5, 4)"),
+    "a head that knows no fault": (headed(names=(), output=np.ones((5, 1))), "faults.names is empty"),
+    "a head of two sizes": (headed(mean=np.ones(3)), "faults.scale is float64(7,), not float64(3,)"),
+    "a head without scale": (headed(scale=np.zeros(7)), "faults.scale must be positive, has 0.0"),
+    "NaN in the head": (headed(hidden=np.full((8, 4), np.nan)), "faults.hidden[0, 0] is nan"),
+    "a head beyond single precision": (headed(output=np.full((5, 3), 1e39)), "faults.output has 1e+39"),
     "NaN in the whitening": (with_value("residual.whitening", np.nan), "residual.whitening[0] is nan"),
     "weight beyond single precision": (with_value("residual.weights", -1e39), "residual.weights has 1e+39"),
     "bounds the wrong way round": (with_value("residual.low", 9.0), "residual.low lies above residual.high"),
@@ -249,7 +285,8 @@ FOREIGN = {
     "no array inside": (archive(**{"eeg.mean": b"hello"}), "not a region map"),
     "meta that is no JSON": (archive(meta=np.zeros(9, np.uint8)), "not a region map"),
     "meta that is a list": (archive(meta=np.frombuffer(b"[1]", np.uint8)), "not a region map"),
-    "format to come": (archive(meta=meta(format=3)), "format is 3, this version reads 2"),
+    "format to come": (archive(meta=meta(format=4)), "format is 4, this version reads 3"),
+    "format of old": (archive(meta=meta(format=2)), "format is 2, this version reads 3"),
     "no format": (archive(meta=meta(format=...)), "format is None"),
     "missing array": (archive(**{"fmri.scale": None}), "fmri.scale is missing"),
     "missing section": (archive(meta=meta(taps=...)), "taps is missing"),

@@ -11,8 +11,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from edge_monitor.connectivity import ConnectivityTracker
-from edge_monitor.offline.residual import FLOOR, MIN_ROWS, RIDGE, fit_residual
-from edge_monitor.types import SpatialBlock, StatRow, TapSpec
+from edge_monitor.kernels.connectivity import WARM, WARM_SLOW
+from edge_monitor.offline.residual import FLOOR, LEAST_SLOW, MIN_ROWS, RIDGE, fit_residual
+from edge_monitor.types import PICTURE, SpatialBlock, StatRow, TapSpec
 
 TAPS = (
     TapSpec("input", (3, 4, 4), (3, 2, 2)),
@@ -78,7 +79,7 @@ def off(fit, levels):
 def live(fit, levels, **options):
     """Residual of every tap and row, as the device says."""
     tracker = ConnectivityTracker(TAPS, fit, no_tracts(TAPS))
-    return np.array([tracker.update(row.spatial, ALL).residual for row in rows_of(levels, **options)])
+    return np.array([tracker.update(row.spatial, None, ALL).residual for row in rows_of(levels, **options)])
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +283,89 @@ def test_workstation_weights_survive_a_device_without_rows(fit):
     again = fit_residual(TAPS, [], workstation=fit)
     assert_array_equal(again.weights, fit.weights)
     assert_array_equal(again.whitening, 0.0)
+
+
+# The picture: features of the input behind its voxels, and its sudden shift.
+
+PICTURED = (msgspec.structs.replace(TAPS[0], picture=(2, 1)), *TAPS[1:])
+N_PICTURE = PICTURED[0].n_statistics
+STATISTICS = slice(ENDS[1], ENDS[1] + N_PICTURE)
+
+
+def pictures(n, seed=0, noise=0.03):
+    """Statistics that follow the scene slowly, each with its own noise; the motion behind them is unknown."""
+    rng = np.random.default_rng(seed)
+    scene = np.cumsum(0.02 * rng.normal(size=n))
+    scene -= np.linspace(0, scene[-1], n)
+    logs = scene[:, None] * np.tile([0.5, 0.4, 0.6, 0.2, 0.2, 0.0], N_PICTURE // len(PICTURE))
+    table = np.full((n, N_PICTURE + 2), np.nan)
+    table[:, :-2] = np.exp(logs + noise * rng.normal(size=logs.shape)) * np.linspace(0.01, 0.2, N_PICTURE)
+    return table
+
+
+def pictured(levels, table):
+    return [msgspec.structs.replace(row, picture=x) for row, x in zip(rows_of(levels), table, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Rows with statistics, and what was learned from them."""
+    rows = pictured(planted(2400), pictures(2400))
+    return rows, fit_residual(PICTURED, rows)
+
+
+def shifts(fit, rows):
+    """Shift after every row, NaN while unknown."""
+    tracker = ConnectivityTracker(PICTURED, fit, no_tracts(PICTURED))
+    return np.array([tracker.update(row.spatial, row.picture, ALL).shift[0] for row in rows])
+
+
+def test_statistics_stand_behind_the_voxels_of_the_input(seen):
+    rows, fit = seen
+    n = len(rows) * 2 // 3
+    table = np.array([row.picture[:-2] for row in rows])[:n]
+    plain = [msgspec.structs.replace(row, picture=None) for row in rows]
+    kinds = table.mean(axis=0).reshape(-1, len(PICTURE)).mean(axis=0)
+    assert_allclose(fit.floor[STATISTICS], FLOOR * table.mean(axis=0) + 1e-3 * np.tile(kinds, 2), rtol=1e-9)
+    logs = np.log(table + fit.floor[STATISTICS])
+    assert_allclose(fit.low[STATISTICS], logs.min(axis=0), rtol=1e-12)
+    assert_allclose(fit.weights[STATISTICS], logs.mean(axis=0), rtol=1e-12)
+    assert_allclose(fit.floor[STATISTICS.stop :], fit_residual(TAPS, plain).floor[ENDS[1] :], rtol=1e-12)
+
+
+def test_rows_without_a_picture_before_them_are_left_out(seen):
+    rows, fit = seen
+    blind = msgspec.structs.replace(rows[0], picture=None)
+    first = msgspec.structs.replace(rows[0], picture=np.r_[np.nan, rows[0].picture[1:]])
+    again = fit_residual(PICTURED, [blind, first, *rows[:700], blind, *rows[700:], first])
+    for name in fit.__struct_fields__:
+        assert_array_equal(getattr(again, name), getattr(fit, name), err_msg=name)
+
+
+def test_clean_rows_shift_by_at_most_about_one(seen):
+    rows, fit = seen
+    found = shifts(fit, rows)
+    assert np.isnan(found[: WARM_SLOW - 1]).all()
+    assert 0.4 < np.nanmax(found[len(rows) * 2 // 3 + LEAST_SLOW :]) <= 1.01
+    fresh = shifts(fit, pictured(planted(900, seed=20), pictures(900, seed=20)))[WARM_SLOW:]
+    assert np.mean(fresh < 1) > 0.97
+    assert fresh.max() < 1.6
+
+
+@pytest.mark.parametrize("statistic", range(len(PICTURE)))
+def test_a_statistic_that_jumps_is_a_shift_until_it_is_the_usual(seen, statistic):
+    fit = seen[1]
+    levels, table = planted(700, seed=21), pictures(700, seed=21)
+    table[200:, statistic] *= 1.8
+    found = shifts(fit, pictured(levels, table))
+    assert found[150:200].max() < 1.6
+    assert found[200 : 200 + WARM].max() > 2.0
+    assert found[500:].max() < 1.6
+
+
+@pytest.mark.parametrize("n", [0, 25, MIN_ROWS, 3 * (MIN_ROWS + WARM_SLOW), 600, 3 * (LEAST_SLOW + MIN_ROWS)])
+def test_a_stream_too_short_for_the_slow_mean_has_no_shift(seen, n):
+    """Nothing is measured on rows in which the slow mean still remembers where it began."""
+    fit = fit_residual(PICTURED, seen[0][:n])
+    assert_array_equal(fit.shift, 0.0)
+    assert_array_equal(shifts(fit, seen[0][:120])[WARM_SLOW:], 0.0)

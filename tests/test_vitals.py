@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_monitor.kernels.goertzel import GAP_LIMIT
+from edge_monitor.taps.reducer import TapReducer, input_spec
 from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
-from edge_monitor.vitals import VitalsTracker
+from edge_monitor.vitals import LAG, MOVING_MPS, STALL_FRAMES, VitalsTracker
 
 RATE_HZ = 30.0
 PERIOD_NS = 1e9 / RATE_HZ
@@ -180,3 +182,109 @@ def test_a_block_without_the_input_does_not_show_that_it_is_flat():
     without = msgspec.structs.replace(block([0.0] * 8), taps=np.array([False, True]))
     rows = [msgspec.structs.replace(row(i, fingerprint=5), spatial=without) for i in range(4)]
     assert follow(*rows)[-1].repeated == 3
+
+
+@pytest.mark.parametrize(
+    ("second", "backwards"),
+    [
+        (row(1), False),
+        (row(1, at=0), False),  # at the same instant
+        (row(1, at=-0.001), True),
+        (row(1, at=1, capture=-1), False),  # no common clock but ours
+        (row(0, at=1), False),  # a restarted frame counter
+    ],
+)
+def test_time_that_runs_back(second, backwards):
+    assert [v.backwards for v in follow(row(0), second)] == [False, backwards]
+
+
+def test_a_frame_taken_earlier_and_delivered_later_runs_back():
+    """Two buffers change places: our own clock goes on, the camera's does not."""
+    rows = [row(i, capture=taken) for i, taken in enumerate((10, 11, 13, 12, 14))]
+    assert [v.backwards for v in follow(*rows)] == [False, False, False, True, False]
+
+
+# A scene that stands still although the vehicle drives.
+
+FAST = 20.0
+WARM = LAG + STALL_FRAMES - 1
+"""Frames of driving before the stall is known."""
+
+
+def seen(frame, short=0.01, long=0.05, speed=FAST):
+    """A row whose thumbnail moved so much over 1 and over 16 frames."""
+    context = {} if speed is None else {"speed_mps": speed}
+    return msgspec.structs.replace(row(frame), picture=np.array([short, long]), context=context)
+
+
+def stalls(*rows):
+    return [vitals.stall for vitals in follow(*rows)]
+
+
+def test_the_stall_is_a_mean_of_logs_once_the_vehicle_has_driven_long_enough():
+    found = stalls(*(seen(i, 0.01, 0.01 + 0.002 * i) for i in range(60)))
+    assert found[:WARM] == [None] * WARM
+    for i in range(WARM, 60):
+        expected = np.mean([np.log(0.01 / (0.01 + 0.002 * k)) for k in range(i - STALL_FRAMES + 1, i + 1)])
+        assert found[i] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("speed", [None, 0.0, MOVING_MPS, np.nan])
+def test_a_vehicle_that_stands_or_tells_no_speed_has_no_stall(speed):
+    assert stalls(*(seen(i, speed=speed) for i in range(60))) == [None] * 60
+
+
+def test_a_stop_makes_the_stall_unknown_until_the_vehicle_has_driven_again():
+    found = stalls(*(seen(i, speed=0.0 if i == 40 else FAST) for i in range(100)))
+    assert found[39] is not None
+    assert found[40 : 41 + WARM] == [None] * (WARM + 1)
+    assert found[41 + WARM] is not None
+
+
+@pytest.mark.parametrize("missing", [GAP_LIMIT, GAP_LIMIT + 1])
+def test_a_long_gap_makes_the_stall_unknown(missing):
+    """The thumbnails of before the gap are too old to compare with."""
+    found = stalls(*(seen(i + missing * (i >= 40)) for i in range(100)))
+    assert found[39] is not None
+    if missing == GAP_LIMIT:
+        assert None not in found[39:]
+    else:
+        assert found[40 : 40 + WARM] == [None] * WARM
+        assert found[40 + WARM] is not None
+
+
+@pytest.mark.parametrize(("short", "long"), [(np.nan, 0.1), (0.1, np.nan), (0.0, 0.1), (0.1, 0.0)])
+def test_motion_that_is_not_known_or_none_at_all_starts_the_stall_anew(short, long):
+    """A black picture, and a pixel that is no number."""
+    found = stalls(*(seen(i, *((short, long) if i == 40 else ())) for i in range(80)))
+    assert found[40 : 40 + STALL_FRAMES] == [None] * STALL_FRAMES
+    assert found[40 + STALL_FRAMES] == pytest.approx(np.log(0.2))
+
+
+def test_one_hard_cut_does_not_fill_the_stall():
+    """Over one frame it is as large as over 16."""
+    found = stalls(*(seen(i, *((0.5, 0.5) if i == 50 else ())) for i in range(80)))
+    assert max(found[50:]) - found[49] == pytest.approx(-np.log(0.2) / STALL_FRAMES)
+
+
+def test_a_row_without_a_picture_has_no_stall():
+    assert stalls(*(msgspec.structs.replace(seen(i), picture=None) for i in range(60))) == [None] * 60
+
+
+def driven(n, speed, noise=0.02, seed=5):
+    """Stall after every picture of a scene that moves ``speed`` pixels a frame, with fresh noise."""
+    rng = np.random.default_rng(seed)
+    x = np.arange(2 * n + 32)
+    scene = 0.5 + 0.1 * sum(np.sin(2 * np.pi * x / w + rng.uniform(0, 7)) for w in (90, 140, 260))
+    reducer, tracker = TapReducer((input_spec("image", (3, 32, 32)),)), VitalsTracker(RATE_HZ, INPUT)
+    for i in range(n):
+        picture = np.broadcast_to(scene[speed * i : speed * i + 32], (3, 32, 32))
+        reducer.load_input(picture + noise * rng.normal(size=picture.shape))
+        known = msgspec.structs.replace(row(i), picture=reducer.reduce().picture, context={"speed_mps": FAST})
+        yield tracker.update(known).stall
+
+
+def test_a_moving_scene_is_told_from_noise_over_a_still_one():
+    still, moving = (list(driven(90, speed))[WARM:] for speed in (0, 2))
+    assert max(abs(stall) for stall in still) < 0.1
+    assert max(moving) < -1.0

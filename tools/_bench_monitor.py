@@ -21,11 +21,13 @@ from _bench_taps import DEMO, one_thread
 
 from edge_monitor.config import HealthPageSettings, MonitorSettings, RecordingSettings, SinkSettings
 from edge_monitor.map_file import load_region_map, save_region_map
+from edge_monitor.fault_head import n_inputs
 from edge_monitor.offline.calibrate import calibrate
+from edge_monitor.offline.fault_bank import HIDDEN, head_faults
 from edge_monitor.offline.observe import Images, Observed
 from edge_monitor.offline.tract_baseline import watch_tracts
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import Golden, RegionMap, Runtime
+from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
 from edge_monitor.service import Watch, open_probe, open_sinks
 from edge_monitor.sinks.queued import Sink
 from edge_monitor.sources.scenes import Road
@@ -38,7 +40,7 @@ CHILD = Path(__file__).with_name("_bench_child.py")
 
 @cache
 def synthetic_map() -> RegionMap:
-    """Region map calibrated on synthetic rows, with every tract watched."""
+    """Region map calibrated on synthetic rows, with every tract watched and a fault head of random weights."""
     frames = np.zeros((1, *TAPS[0].shape), np.float32)
     golden = Golden(frames, np.zeros((1, 10)), np.zeros((1, len(TAPS))), 1e-5)
     rows = list(synthetic_rows(3000, seed=0))
@@ -55,7 +57,17 @@ def synthetic_map() -> RegionMap:
         fidelity=np.ones_like(traced.strength),
         gate=np.full_like(traced.gate, 0.5),
     )
-    return msgspec.structs.replace(region_map, tracts=watch_tracts(known, TAPS, rows))
+    rng = np.random.default_rng(0)
+    n, names = n_inputs(TAPS), head_faults()
+    head = FaultHead(
+        names=names,
+        mean=np.zeros(n),
+        scale=np.ones(n),
+        hidden=0.01 * rng.standard_normal((n + 1, HIDDEN)),
+        output=0.01 * rng.standard_normal((HIDDEN + 1, 1 + len(names))),
+        accuracy=None,
+    )
+    return msgspec.structs.replace(region_map, tracts=watch_tracts(known, TAPS, rows), faults=head)
 
 
 def monitor_step(percentile: float) -> Callable[[Effort], list[float]]:

@@ -9,7 +9,10 @@ import numpy as np
 from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
 
 RATE_HZ = 30.0
-TAPS = tuple(TapSpec(f"tap{i}", (32, 16, 16), (4, 2, 2)) for i in range(8))
+TAPS = (
+    TapSpec("image", (3, 64, 64), (3, 2, 2), picture=(3, 3)),
+    *(TapSpec(f"tap{i}", (32, 16, 16), (4, 2, 2)) for i in range(1, 8)),
+)
 
 
 def synthetic_rows(n: int, seed: int) -> Iterator[StatRow]:
@@ -17,7 +20,7 @@ def synthetic_rows(n: int, seed: int) -> Iterator[StatRow]:
     rng = np.random.default_rng(seed)
     counts = np.concatenate([tap.voxel_counts() for tap in TAPS])
     first_voxel = np.cumsum([0, *(tap.n_voxels for tap in TAPS)])[:-1]
-    n_channels = sum(tap.n_channels for tap in TAPS)
+    of_channels = np.concatenate([np.full(tap.n_channels, tap.size / tap.n_channels) for tap in TAPS])
     for frame in range(n):
         level = np.exp(0.1 * rng.standard_normal(counts.size))
         total = counts * level
@@ -34,7 +37,9 @@ def synthetic_rows(n: int, seed: int) -> Iterator[StatRow]:
                 frames=1,
                 taps=np.ones(len(TAPS), np.bool_),
                 voxels=np.column_stack([total, total, 2 * total * level]),
-                channels=TAPS[0].size / 32 * np.exp(0.1 * rng.standard_normal(n_channels)),
+                channels=of_channels * np.exp(0.1 * rng.standard_normal(of_channels.size)),
             ),
+            context={"speed_mps": 20.0},
+            picture=np.exp(0.1 * rng.standard_normal(TAPS[0].n_statistics + 2)),
             output=OutputSummary(frame % 10, 0.8, 0.6 + 0.05 * float(rng.standard_normal()), 0),
         )

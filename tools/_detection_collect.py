@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
 
 PERIOD_NS = 1e9 / RATE_HZ
 LATENCY_NS = 5_000_000
+FORMAT = 1
+"""Of the files in the cache."""
 N_IMAGES = 12
 """Pictures kept of every trip, evenly spaced."""
 MAKERS = (
@@ -34,18 +37,22 @@ Table = NDArray[Any]
 """Rows as a structured array, see `row_type`."""
 
 
-def digest(files: Iterable[Path]) -> str:
-    """Digest of the contents of some files."""
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
+def digest(model: Path, code: Iterable[Path]) -> str:
+    """Digest of a model and of what some Python files do, whatever their comments and docstrings say."""
+    whole = hashlib.sha256(model.read_bytes())
+    for file in code:
+        tree = ast.parse(file.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = None
+        whole.update(ast.dump(tree).encode())
     return whole.hexdigest()[:12]
 
 
 def rows_folder(configuration: Configuration, cache: Path) -> Path:
     """Folder of a configuration's trips; another one when the model or the making of rows has changed."""
     makers = [ROOT / "edge_monitor" / name for name in MAKERS]
-    return cache / f"rows-{configuration.name}-{digest([configuration.path, Path(__file__), *makers])}"
+    return cache / f"rows-{FORMAT}-{configuration.name}-{digest(configuration.path, makers)}"
 
 
 def row_type(taps: Sequence[TapSpec]) -> np.dtype[np.void]:

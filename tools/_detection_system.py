@@ -47,24 +47,21 @@ OTHER = "other injectors"
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """One configuration in one mode, with its folders."""
+    """One configuration in one mode, with the folders of its trips and of what was made of them."""
 
     configuration: Configuration
     mode: Mode
-    cache: Path
+    rows: Path
+    results: Path
 
-    @property
-    def rows(self) -> Path:
-        return rows_folder(self.configuration, self.cache)
-
-    @property
-    def results(self) -> Path:
-        """Another one whenever the monitor or the benchmark has changed."""
+    @classmethod
+    def open(cls, configuration: Configuration, mode: Mode, cache: Path) -> Bench:
+        """Choose the folders; there are other ones whenever the monitor or the benchmark has changed."""
         code = [*(ROOT / "edge_monitor").rglob("*.py"), *(ROOT / "tools").glob("_detection_*.py")]
         code = [path for path in code if path.name not in PRESENTING]
-        folder = self.cache / f"{self.configuration.name}-{self.mode.name}-{digest(sorted(code))}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        results = cache / f"{configuration.name}-{mode.name}-{digest(configuration.path, sorted(code))}"
+        results.mkdir(parents=True, exist_ok=True)
+        return cls(configuration, mode, rows_folder(configuration, cache), results)
 
     def plans(self, split: str) -> list[TripPlan]:
         return trip_plans(self.configuration, self.mode, split)
@@ -248,6 +245,7 @@ class Watcher:
     """A monitor that keeps what `Said` holds."""
 
     def __init__(self, monitor: Monitor) -> None:
+        self.region_map = monitor.region_map
         self._monitor = monitor
         self._scores: list[FloatArray] = []
         self._overexposed: list[bool] = []

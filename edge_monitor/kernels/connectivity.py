@@ -105,9 +105,16 @@ def multiply(inputs: Float32Array, matrix: Float32Array, out: Float32Array) -> N
     """Product of a vector (m,) and a matrix (m, n), flattened row by row."""
     n = out.size
     out[:] = np.float32(0.0)
-    for i in range(inputs.size):
-        # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index,
-        # either of which would keep the compiler from using vectors.
+    # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index, either of
+    # which would keep the compiler from using vectors. Four rows at once load and store the sums once for them.
+    whole = inputs.size - inputs.size % 4
+    for i in range(0, whole, 4):
+        a, b, c, d = inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]
+        first, second = matrix[i * n : (i + 1) * n], matrix[(i + 1) * n : (i + 2) * n]
+        third, fourth = matrix[(i + 2) * n : (i + 3) * n], matrix[(i + 3) * n : (i + 4) * n]
+        for j in range(n):
+            out[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j])
+    for i in range(whole, inputs.size):
         x, row = inputs[i], matrix[i * n : (i + 1) * n]
         for j in range(n):
             out[j] += x * row[j]
@@ -344,3 +351,71 @@ def root_cause(
                 if leads and out_voxels[carries, first - n_before + p]:
                     out_voxels[UNDER, first + g] = True
     return root
+
+
+@kernel(
+    "void(float64[:, ::1], float64[::1], float64[::1], float64, int64[:, ::1], int64[::1], float64[:, ::1], "
+    "float64[:, ::1], boolean[::1], float64[::1])"
+)
+def prepare(
+    voxels: FloatArray,
+    channels: FloatArray,
+    picture: FloatArray,
+    frames: float,
+    layout: IntArray,
+    edges: IntArray,
+    table: FloatArray,
+    nodes: FloatArray,
+    state_usable: BoolArray,
+    out: FloatArray,
+) -> None:
+    """`levels` and `drives` in one call, into ``out`` (n_features + 2 n_voxels,): crossing over from Python costs more."""
+    n = table.shape[1]
+    levels(voxels, channels, picture, frames, layout, edges, table, state_usable, out[:n])
+    drives(voxels, frames, nodes, out[n:].reshape((2, voxels.shape[0])))
+
+
+@kernel(
+    "int64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], float32[::1], "
+    "float32[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], float32[::1], float64[::1], float64[::1], "
+    "float64[::1])"
+)
+def compare(
+    values: FloatArray,
+    logs: FloatArray,
+    usable: BoolArray,
+    layout: IntArray,
+    table: FloatArray,
+    weights: Float32Array,
+    whitening: Float32Array,
+    shift_whitening: Float32Array,
+    nodes: FloatArray,
+    baseline: FloatArray,
+    state: FloatArray,
+    work: Float32Array,
+    out_residual: FloatArray,
+    out_shift: FloatArray,
+    out_tract_z: FloatArray,
+) -> int:
+    """`residuals` and `tracts` in one call; return the weakest tract.
+
+    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, with the closed drives exponentiated, and its
+    logarithms. ``out_residual`` (1 + n_taps,): the largest of the network's own taps, and those of all taps.
+    """
+    n = table.shape[1]
+    out_residual[0] = residuals(
+        values[:n],
+        logs[:n],
+        usable,
+        layout,
+        table,
+        weights,
+        whitening,
+        shift_whitening,
+        state,
+        work,
+        out_residual[1:],
+        out_shift,
+    )
+    log_drives = logs[n:].reshape((2, nodes.shape[1]))
+    return tracts(log_drives, usable, layout, nodes, baseline, out_tract_z)

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from edge_monitor.kernels._jit import kernel
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+WINDOW = 64
+"""Frames of the window in which lines are sought."""
 
 SMOOTHING = 2.0 / (8 + 1)
 """Weight of a new frame: an exponentially weighted mean over 8 frames."""
@@ -23,16 +27,23 @@ SMOOTHING = 2.0 / (8 + 1)
 FLOOR, MEDIAN, SCALE = range(3)
 
 
-@kernel("float64(float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1])")
+@kernel("float64(float64[:, :], int64[:], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1])")
 def peak_over_floor(
-    density: FloatArray, level: FloatArray, baseline: FloatArray, state_smooth: FloatArray, out_z: FloatArray
+    density: FloatArray,
+    samples: IntArray,
+    level: FloatArray,
+    baseline: FloatArray,
+    state_smooth: FloatArray,
+    out_z: FloatArray,
 ) -> float:
     """Smoothed log ratio of the highest bin to the geometric mean of all, as robust z of every tap.
 
     Parameters
     ----------
     density : (n_taps, n_bins) float64
-        Spectral density, NaN while the window is not full.
+        Spectral density.
+    samples : (n_taps,) int64
+        Samples so far; the density counts from `WINDOW` on.
     level : (n_taps, n_bins) float64
         Clean mean of ``log(density + floor)``.
     baseline : (n_taps, 3) float64
@@ -51,7 +62,7 @@ def peak_over_floor(
     n_bins = density.shape[1]
     for tap in range(density.shape[0]):
         out_z[tap] = math.nan
-        if math.isnan(density[tap, 0]) or math.isnan(baseline[tap, SCALE]):
+        if samples[tap] < WINDOW or math.isnan(baseline[tap, SCALE]):
             state_smooth[tap] = math.nan
             continue
         total = 0.0
@@ -65,6 +76,6 @@ def peak_over_floor(
             ratio = state_smooth[tap] + SMOOTHING * (ratio - state_smooth[tap])
         state_smooth[tap] = ratio
         out_z[tap] = (ratio - baseline[tap, MEDIAN]) / baseline[tap, SCALE]
-        if not out_z[tap] <= largest:  # also true while largest is NaN
+        if math.isnan(largest) or out_z[tap] > largest:
             largest = out_z[tap]
     return largest

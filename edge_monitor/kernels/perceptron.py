@@ -12,8 +12,10 @@ from edge_monitor.kernels._jit import kernel
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
-SMOOTHING = 2.0 / (8 + 1)
+SMOOTHING = 2.0 / (16 + 1)
 """Weight of a new frame in the smoothed logits."""
+SUREST = 30.0
+"""Log odds beyond which a frame is no surer to be clean."""
 KNEE = 8.0
 """Inputs are linear up to some of their sigmas, and never count for more than so many."""
 
@@ -35,7 +37,13 @@ def affine(inputs: Float32Array, weights: Float32Array, out: Float32Array) -> No
     """``inputs`` (m,) times ``weights`` (m + 1, n) whose last row is the bias."""
     n = out.size
     out[:] = weights[inputs.size]
-    for i in range(inputs.size):
+    whole = inputs.size - inputs.size % 4
+    for i in range(0, whole, 4):  # four rows at once load and store the sums once for them
+        a, b, c, d = inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]
+        first, second, third, fourth = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for j in range(n):
+            out[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j])
+    for i in range(whole, inputs.size):
         x, row = inputs[i], weights[i]
         for j in range(n):
             out[j] += x * row[j]
@@ -67,7 +75,8 @@ def classify(
         Weights; the last row is the bias. Output 0 is clean driving.
     work : (n_inputs + n_hidden + 1 + n_faults,) float32
     state_logits : (1 + n_faults,) float64
-        Smoothed logits, NaN before the first.
+        Smoothed probability that there is a fault, and the faults' logits smoothed with that weight; zeros
+        before the first frame.
     out_probability : (n_faults,) float64
         Probability of each fault given that there is one, from the smoothed logits.
 
@@ -85,20 +94,25 @@ def classify(
     for j in range(n_hidden):
         units[j] = max(units[j], np.float32(0.0))
     affine(units, output, logits)
-    for k in range(logits.size):
-        if math.isnan(state_logits[k]):
-            state_logits[k] = logits[k]
-        else:
-            state_logits[k] += SMOOTHING * (logits[k] - state_logits[k])
-    peak, smooth_peak = -math.inf, -math.inf
+    peak = -math.inf
     for k in range(1, logits.size):
         peak = max(peak, float(logits[k]))
-        smooth_peak = max(smooth_peak, state_logits[k])
-    total, smooth_total = 0.0, 0.0
+    total = 0.0
     for k in range(1, logits.size):
         total += math.exp(logits[k] - peak)
-        out_probability[k - 1] = math.exp(state_logits[k] - smooth_peak)
-        smooth_total += out_probability[k - 1]
+    score = peak + math.log(total) - float(logits[0])
+
+    # What is hardly a fault says little about which one it is, and never nothing: the weight is above 0.
+    weight = 1.0 / (1.0 + math.exp(-max(score, -SUREST)))
+    state_logits[0] += SMOOTHING * (weight - state_logits[0])
+    peak = -math.inf
+    for k in range(1, logits.size):
+        state_logits[k] += SMOOTHING * (weight * logits[k] - state_logits[k])
+        peak = max(peak, state_logits[k] / state_logits[0])
+    total = 0.0
+    for k in range(1, logits.size):
+        out_probability[k - 1] = math.exp(state_logits[k] / state_logits[0] - peak)
+        total += out_probability[k - 1]
     for k in range(out_probability.size):
-        out_probability[k] /= smooth_total
-    return peak + math.log(total) - float(logits[0])
+        out_probability[k] /= total
+    return score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from edge_monitor.offline.scene import BEFORE, Scene
 from edge_monitor.offline.stream_faults import Delivery, deliveries
+
+Digitise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class StreamFault(Protocol):
@@ -24,7 +26,7 @@ class StreamFault(Protocol):
 
 
 def plan_of(faults: Sequence[StreamFault], n: int) -> list[Delivery]:
-    """Say what arrives in each of ``n`` frames since the onset; each fault delivers what those before it gave.
+    """Say what arrives in each of ``n`` frames since the onset; each fault is fed by those before it.
 
     Raises
     ------
@@ -53,10 +55,11 @@ def _after(plan: Sequence[Delivery], k: int, delivery: Delivery) -> Delivery:
     )
 
 
-def seen_by_camera(scene: Scene, plan: Sequence[Delivery]) -> NDArray[np.float32]:
+def seen_by_camera(scene: Scene, plan: Sequence[Delivery], digitise: Digitise) -> NDArray[np.float32]:
     """Frames of a scene (BEFORE + n, ...) in which a held scene stands still under fresh noise.
 
-    The scene of the onset was rendered again. Of a later one there is one picture, which gets the noise of those.
+    The scene of the onset was rendered again. Of a later one there is one picture, which gets the noise of
+    those, and has to be ``digitised`` like any other: pixels that never repeat would give it away.
     """
     if scene.again is None or not any(delivery.again for delivery in plan):
         return scene.frames
@@ -64,8 +67,8 @@ def seen_by_camera(scene: Scene, plan: Sequence[Delivery]) -> NDArray[np.float32
     noise = scene.again - scene.again.mean(axis=0)
     for k, delivery in enumerate(plan):
         if delivery.again:
-            later = scene.frames[BEFORE + delivery.index] + noise[k]
-            frames[BEFORE + k] = scene.again[k] if delivery.index == 0 else later
+            held = scene.frames[BEFORE + delivery.index]
+            frames[BEFORE + k] = scene.again[k] if delivery.index == 0 else digitise(held + noise[k])
     return frames
 
 

@@ -32,6 +32,10 @@ EXACT = frozenset({"frozen exact", "NaN/Inf", "frame reorder"})
 """Faults that a guard finds without fail; the head would only learn to guess them."""
 
 
+CALLED = {"true freeze": "frozen with noise"}
+"""Faults that go by the name of another: for whoever hears of it they are the same."""
+
+
 class Bank(msgspec.Struct, frozen=True, eq=False):
     """Samples: inputs (n, n_inputs), class (n,) with 0 = clean, and the scene's number (n,)."""
 
@@ -84,10 +88,11 @@ def make_bank(
     inputs: list[FloatArray] = []
     labels: list[int] = []
     numbers: list[int] = []
+    kinds = list(dict.fromkeys(CALLED.get(name, name) for name in names))
     possible = set(names)
     for number, scene in enumerate(scenes):
         warm(monitor, scene)
-        for label, name in enumerate(names, 1):
+        for name in names:
             level, own_seed = rng.uniform(MILDEST, STRONGEST), int(rng.integers(2**31))
             variant = variants[int(rng.integers(len(variants)))]
             if name not in possible:
@@ -102,11 +107,13 @@ def make_bank(
             for sample in samples[FIRST::STRIDE]:
                 if sample is not None:
                     inputs.append(sample)
-                    labels.append(label)
+                    labels.append(1 + kinds.index(CALLED.get(name, name)))
                     numbers.append(number)
         progress("bank", number + 1, len(scenes))
     n = n_inputs(region_map.taps)
-    return Bank(names, np.stack(inputs) if inputs else np.empty((0, n)), np.array(labels), np.array(numbers))
+    return Bank(
+        tuple(kinds), np.stack(inputs) if inputs else np.empty((0, n)), np.array(labels), np.array(numbers)
+    )
 
 
 def gather_clean(region_map: RegionMap, rows: Sequence[StatRow], progress: Progress = silent) -> FloatArray:
@@ -134,6 +141,7 @@ def gathered(report: HealthReport) -> FloatArray | None:
         - 1
         + report.bands.z.size
         + report.bands.line.size
+        + report.bands.structure.size
         + 3
     )
     gather(report.connectivity, report.bands, report.vitals, out)

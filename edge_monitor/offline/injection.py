@@ -27,7 +27,7 @@ _STAGES = {fault.name: fault.stage for fault in (*FAULTS, *EXTRAS)}
 
 
 class Injection(msgspec.Struct, frozen=True):
-    """One fault to put in: levels per frame from its onset on (0 ... 3), seed, and the variant of its injector."""
+    """One fault to put in: levels per frame from its onset on (0 ... 3), seed, variant of its injector."""
 
     fault: str
     levels: tuple[float, ...]
@@ -52,6 +52,10 @@ class Range(msgspec.Struct, frozen=True, eq=False):
         """Scale to 0 ... 1, always (C, H, W)."""
         unit = np.clip((frame - self.low) / (self.high - self.low), 0.0, 1.0).astype(np.float32)
         return unit if unit.ndim == 3 else unit[:, None, None]
+
+    def digitise(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Clip to full scale and round to the camera's steps."""
+        return self.from_unit(self.to_unit(frame), frame.shape)
 
     def from_unit(self, picture: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Scale back to the model's input, on the camera's steps."""
@@ -82,8 +86,8 @@ class Injector:
     def rows(self, scene: Scene, injections: Sequence[Injection]) -> list[StatRow]:
         """Rows of a scene from the onset on, with faults put in one after the other; none: clean.
 
-        First comes what the stream does to the scene that the camera sees, then what lens and sensor do to the
-        picture, then what the queue does to the frames, and last the model.
+        First comes what holds the scene that the camera sees, then what lens and sensor do to the picture,
+        then what the queue does to the frames, and last the model.
 
         Raises
         ------
@@ -103,7 +107,7 @@ class Injector:
         plan = plan_of(streams, scene.length)
         if scene.again is None and any(delivery.again for delivery in plan):
             raise InputError(streams[0].fault, "needs a source that can show a scene again with fresh noise")
-        frames = seen_by_camera(scene, plan)
+        frames = seen_by_camera(scene, plan, self._range.digitise)
         for injection in injections:
             if _STAGES[injection.fault] is Stage.PICTURE:
                 frames = self._break_pictures(frames, injection)

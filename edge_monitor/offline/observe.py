@@ -23,7 +23,7 @@ from edge_monitor.types import FloatArray, IntArray, StatRow, TapSpec
 
 FIT_SHARE = 0.4
 """Share of the rows that fits baselines and trains the fault head."""
-N_SCENES, SCENE_FRAMES, SCENE_LEAD = 96, 60, 300
+N_SCENES, SCENE_FRAMES, SCENE_LEAD = 96, 90, 300
 """Stretches of the fitted part that the fault head's training breaks, their frames, and clean rows before them."""
 SCENE_BYTES = 2**29
 """Memory for them at most; large pictures have fewer."""

@@ -17,6 +17,8 @@ RIDGE = 1e-3
 """Ridge penalty per row, on standardised features."""
 RIDGE_SHARE = 2 / 3
 """Share of the rows that fits the ridge; what is left over is measured on the others."""
+LEAST_SLOW = 3 * WARM_SLOW
+"""Blocks in which the slow mean forgets where it began: with fewer no shift is measured."""
 MIN_ROWS = 6 * WARM
 """With fewer blocks nothing can be said about residuals: those left over hold less than two windows."""
 STEADY = 1e-4
@@ -68,9 +70,9 @@ def fit_residual(
         off = np.clip(logs[:, own] - _inputs(logs, before, low, high) @ weight, -CLIP, CLIP)
         smooth = lfilter([SMOOTHING], [1.0, SMOOTHING - 1.0], off[n_fit:], axis=0)[WARM - 1 :]
         matrix, limit = _measure(smooth) if len(levels) >= MIN_ROWS else _nothing(off.shape[1])
-        if before is None and len(smooth) > MIN_ROWS + WARM_SLOW:
+        if before is None and len(smooth) >= LEAST_SLOW + MIN_ROWS:
             slow = lfilter([SLOW], [1.0, SLOW - 1.0], off[n_fit:], axis=0)[WARM - 1 :]
-            shift = _measure((smooth - slow)[3 * WARM_SLOW :])[0].ravel()
+            shift = _measure((smooth - slow)[LEAST_SLOW:])[0].ravel()
         whitening.append(matrix.ravel())
         limits.append(limit)
     return ResidualBaseline(

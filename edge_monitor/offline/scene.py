@@ -20,9 +20,9 @@ class Scene(msgspec.Struct, frozen=True, eq=False):
     """A stretch of clean driving.
 
     ``frames`` (BEFORE + n, ...) float32: model inputs without batch axis; a fault begins behind the first
-    `BEFORE`. ``again`` (n, ...): the first frame of the onset over and over, each time with noise of its own,
-    None where the source cannot give that. ``rows``: clean rows of the drive up to the onset, so many as a monitor
-    needs to be warm. ``contexts``: those of ``frames``.
+    `BEFORE`. ``again`` (n, ...): the frame of the onset over and over, each time with noise of its own, None
+    where the source cannot give that. ``rows``: clean rows of the drive up to the onset, so many as a
+    monitor needs to be warm. ``contexts``: those of ``frames``.
     """
 
     frames: NDArray[np.float32]

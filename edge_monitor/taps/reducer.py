@@ -21,6 +21,9 @@ INPUT_POINTS = 64
 COLOURS = 4
 """Channel groups of an input at most: each channel of RGB or RGBA stands for itself."""
 
+PICTURE_GRID = (3, 3)
+"""Regions of the input that have statistics of their own."""
+
 DEFAULT_GRID = (4, 2, 2)
 """Channel groups, rows, columns (design D3)."""
 
@@ -145,7 +148,7 @@ class TapReducer:
         statistics = np.empty(self._input.n_statistics + 2)
         picture.statistics(
             self.views[0],
-            *self._input.grid[1:],
+            *self._input.picture,
             self._light,
             self._thumbs,
             self._pictures,
@@ -168,7 +171,8 @@ def input_spec(name: str, shape: tuple[int, ...]) -> TapSpec:
     channels, height, width = _three_axes(name, shape)
     step = (-(-height // INPUT_POINTS), -(-width // INPUT_POINTS))
     sampled = (channels, -(-height // step[0]), -(-width // step[1]))
-    return TapSpec(name, sampled, _clamp((COLOURS, *DEFAULT_GRID[1:]), sampled), step, picture=True)
+    regions = min(PICTURE_GRID[0], sampled[1]), min(PICTURE_GRID[1], sampled[2])
+    return TapSpec(name, sampled, _clamp((COLOURS, *DEFAULT_GRID[1:]), sampled), step, regions)
 
 
 def tap_spec(name: str, shape: tuple[int, ...], grid: tuple[int, int, int] = DEFAULT_GRID) -> TapSpec:

@@ -1,0 +1,289 @@
+"""The page of the benchmark of detection, in Markdown, from its stored results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean, median
+
+import msgspec
+import numpy as np
+from _detection_compare import FUSED
+from _detection_config import BUDGETS, RATE_HZ
+from _detection_results import TIMING, ConfigurationResult, FaultRow, Results, Share
+from _detection_transforms import poisson_interval
+
+DRAWS = 2000
+FREEZE_FRAMES = 3
+
+Value = tuple[float, float, float]
+"""Value with its 95 % interval."""
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """One row of the table of goals: what, its metric, least percentage at each budget (None: no goal)."""
+
+    text: str
+    metric: str
+    least: tuple[float | None, float | None]
+
+
+GOALS = (
+    Goal("impacting events within 1 s", "impacting 1 s", (95, 91)),
+    Goal("impacting events within 3 s", "impacting 3 s", (97, 94)),
+    Goal("all events within 1 s", "all 1 s", (86, 78)),
+    Goal("all events within 3 s", "all 3 s", (90, 83)),
+    Goal("types left out of the training (4 of 24), impacting, 3 s", "unknown types", (94, 85)),
+    Goal("trained on other injectors only, impacting, 3 s", "other injectors", (96, 91)),
+    Goal("exact freeze, NaN/Inf, blackout, dead rows within 1 s", "exact", (100, 100)),
+    Goal("true freeze while moving, 3 s", "true freeze, moving", (95, 80)),
+    Goal("flicker, 3 s", "flicker", (100, 85)),
+    Goal("named right, of those detected", "named", (88, None)),
+    Goal("among the two likeliest, of those detected", "named, top 2", (95, None)),
+    Goal("named right at once", "named at once", (None, None)),
+    Goal("10 s ramps found before their end", "ramps", (None, None)),
+    *(Goal(f"{fault}, 3 s", fault, (None, None)) for fault in TIMING),
+    Goal("true freeze, vehicle standing or stopping, 3 s: no claim", "true freeze, not moving", (None, None)),
+    Goal("alarm stood before the onset: a miss", "standing before onset", (None, None)),
+)
+AHEAD = (10.0, 12.0)
+"""Points by which the best peer is to be beaten."""
+
+
+def page(results: Results) -> str:
+    """Write the whole page."""
+    configurations = list(results.configurations.values())
+    parts = [
+        "# What the monitor detects",
+        introduction(configurations),
+        "## Goals",
+        goals(configurations),
+        "## False alarms on clean driving",
+        false_alarms(configurations),
+        "## Peers on the same rows",
+        "Each with the exact flags as guards, the gate for over-exposed frames, and the best of its raw score, minimum "
+        "over 4, mean over 12 and CUSUM, chosen on the design scenes. Percent of events detected; false alarms are "
+        "those on the fresh trips.",
+        *(peers(configurations, budget) for budget in BUDGETS),
+        "## Configurations",
+        by_configuration(configurations),
+    ]
+    for budget in BUDGETS:
+        parts += [f"## Fault by fault at {budget}", faults(configurations, budget)]
+    parts += ["## Trips, times, versions", provenance(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def introduction(configurations: Sequence[ConfigurationResult]) -> str:
+    modes = sorted({c.mode for c in configurations})
+    rough = "" if modes == ["full"] else f" **Mode {', '.join(modes)}: the numbers are rough.**"
+    scenes = " + ".join(str(c.splits["test"][1]) for c in configurations)
+    return (
+        f"Written by `tools/bench_detection --page` from `detection.json`.{rough} Configurations "
+        f"{', '.join(c.name for c in configurations)}; 24 faults at 3 severities in {scenes} scenes of unseen "
+        "trips. Percentages are means over the configurations; 95 % intervals behind them come from drawing whole "
+        "scenes anew, with replacement. A fault has impact when it changes at least 10 % of the decisions. An alarm that "
+        "stood before the onset is a miss."
+    )
+
+
+def goals(configurations: Sequence[ConfigurationResult]) -> str:
+    rows = []
+    for goal in GOALS:
+        cells = []
+        for budget, least in zip(BUDGETS, goal.least, strict=True):
+            value = estimate([[c.shares[goal.metric][budget]] for c in configurations])
+            met = None if value is None or least is None else 100 * value[0] >= least - 1e-9
+            cells += [_percent(value), "–" if least is None else f"≥ {least:g} %", _met(met)]
+        rows.append([goal.text, *cells])
+    slowest = [c.slowest_freeze for c in configurations]
+    missed = None in slowest
+    frames = "one missed" if missed else str(max(s for s in slowest if s is not None))
+    met = _met(not missed and int(frames) <= FREEZE_FRAMES)
+    rows.append(["slowest exact freeze, frames", *[frames, f"≤ {FREEZE_FRAMES}", met] * 2])
+    cells = []
+    for budget, ahead in zip(BUDGETS, AHEAD, strict=True):
+        best, lead = best_peer(configurations, budget)
+        met = None if lead is None else 100 * lead[0] >= ahead
+        cells += [f"{_percent(lead)} ({best})", f"≥ {ahead:g} points", _met(met)]
+    rows.append(["ahead of the best peer, impacting, 3 s", *cells])
+    cells = []
+    for budget, promise in BUDGETS.items():
+        fresh = [c.alarms["fresh"][budget] for c in configurations]
+        events, hours = sum(a.events for a in fresh), sum(a.hours for a in fresh)
+        low, high = poisson_interval(events, hours)
+        met = low <= promise  # fewer than promised break no promise
+        cells += [f"{events / hours:.2f} [{low:.2f}, {high:.2f}]", f"{promise:.3g} in interval", _met(met)]
+    rows.append(["false alarms per hour on fresh trips", *cells])
+    header = ["", *(cell for budget in BUDGETS for cell in (budget, "goal", "met"))]
+    return table(header, rows)
+
+
+def best_peer(configurations: Sequence[ConfigurationResult], budget: str) -> tuple[str, Value | None]:
+    """Name of the best peer, and by how much the monitor is ahead of it."""
+    metric = "impacting 3 s"
+    own = [c.shares[metric][budget] for c in configurations]
+    leads = {}
+    for name in _peer_names(configurations):
+        theirs = [_peer(c, name, budget).shares[metric] for c in configurations]
+        leads[name] = estimate([list(pair) for pair in zip(own, theirs, strict=True)])
+    known = {name: lead for name, lead in leads.items() if lead is not None}
+    if not known:
+        return "–", None
+    best = min(known, key=lambda name: known[name][0])
+    return best, known[best]
+
+
+def estimate(shares: Sequence[Sequence[Share]]) -> Value | None:
+    """Mean over configurations of a share, or of one share less another, with the interval from drawing scenes.
+
+    A configuration without any event that counts is left out; None when no one is left.
+    """
+    rng = np.random.default_rng(0)
+    values, drawn_values = [], []
+    for of_configuration in shares:
+        if not all(sum(share.events) for share in of_configuration):
+            continue
+        n = len(of_configuration[0].events)
+        drawn = rng.integers(0, n, (DRAWS, n))
+        value, spread = 0.0, np.zeros(DRAWS)
+        for sign, share in zip((1.0, -1.0), of_configuration, strict=False):
+            hits, events = np.array(share.hits, float), np.array(share.events, float)
+            counted = events[drawn].sum(axis=1)
+            ratio = np.divide(
+                hits[drawn].sum(axis=1), counted, out=np.full(DRAWS, hits.sum() / events.sum()), where=counted > 0
+            )
+            value += sign * hits.sum() / events.sum()
+            spread += sign * ratio
+        values.append(value)
+        drawn_values.append(spread)
+    if not values:
+        return None
+    low, high = np.percentile(np.mean(drawn_values, axis=0), [2.5, 97.5])
+    return float(np.mean(values)), float(low), float(high)
+
+
+def false_alarms(configurations: Sequence[ConfigurationResult]) -> str:
+    header = ["", "part", "budget", "events", "hours", "per hour", "95 %", "kept", "standing still", "by flag"]
+    rows = []
+    for c in configurations:
+        for part, name in {"fresh": "fresh trips", "judge": "end of the pool"}.items():
+            for budget, promise in BUDGETS.items():
+                a = c.alarms[part][budget]
+                low, high = poisson_interval(a.events, a.hours)
+                numbers = [str(a.events), f"{a.hours:.2f}", f"{a.events / a.hours:.2f}", f"{low:.2f} … {high:.2f}"]
+                flags = ", ".join(f"{code} {n}" for code, n in sorted(a.flags.items()))
+                standing = f"{a.standing_events} in {a.standing_hours:.2f} h"
+                rows.append([c.name, name, budget, *numbers, _met(low <= promise), standing, flags or "–"])
+    return table(header, rows)
+
+
+def peers(configurations: Sequence[ConfigurationResult], budget: str) -> str:
+    metrics = ("impacting 1 s", "impacting 3 s", "all 1 s", "all 3 s")
+    header = [f"at {budget}", *metrics, "false alarms per hour", "transform"]
+    hours = sum(c.alarms["fresh"][budget].hours for c in configurations)
+    own = [_percent(estimate([[c.shares[m][budget]] for c in configurations])) for m in metrics]
+    alarms = sum(c.alarms["fresh"][budget].events for c in configurations) / hours
+    rows = [["**this monitor**", *own, f"{alarms:.2f}", "–"]]
+    for name in _peer_names(configurations):
+        found = [_peer(c, name, budget) for c in configurations]
+        values = [_percent(estimate([[peer.shares[m]] for peer in found])) for m in metrics]
+        alarms = sum(peer.alarms for peer in found) / hours
+        transforms = ", ".join(dict.fromkeys(peer.transform for peer in found))
+        shown = f"*{name}*" if name == FUSED else name
+        rows.append([shown, *values, f"{alarms:.2f}", transforms])
+    return table(header, rows)
+
+
+def _peer_names(configurations: Sequence[ConfigurationResult]) -> list[str]:
+    return list(dict.fromkeys(peer.peer for c in configurations for peer in c.peers))
+
+
+def _peer(c: ConfigurationResult, name: str, budget: str):  # noqa: ANN202
+    return next(peer for peer in c.peers if (peer.peer, peer.budget) == (name, budget))
+
+
+def by_configuration(configurations: Sequence[ConfigurationResult]) -> str:
+    names = [f"{c.name}, {budget}" for c in configurations for budget in BUDGETS]
+    rows = [
+        [
+            goal.text,
+            *(_percent(estimate([[c.shares[goal.metric][b]]])) for c in configurations for b in BUDGETS),
+        ]
+        for goal in GOALS
+    ]
+    delays = [c.delay[b] for c in configurations for b in BUDGETS]
+    rows.append(["median delay of those detected, frames", *(_number(d, "{:g}") for d in delays)])
+    return table(["", *names], rows)
+
+
+def faults(configurations: Sequence[ConfigurationResult], budget: str) -> str:
+    groups: dict[tuple[str, float, bool], list[FaultRow]] = {}
+    for c in configurations:
+        for row in c.faults:
+            if row.budget == budget:
+                groups.setdefault((row.fault, row.severity, row.ramp), []).append(row)
+    header = [
+        *("fault", "severity", "events", "decisions changed", "0.5 s", "1 s", "3 s", "found", "median delay"),
+        *("flag raised most", "named right", "agreement", "consistency"),
+    ]
+    rows = []
+    for (fault, severity, ramp), found in groups.items():
+        flags = list(dict.fromkeys(row.flag for row in found if row.flag))
+        delays = [row.delay for row in found if row.delay is not None]
+        rows.append(
+            [
+                fault + (", ramp" if ramp else ""),
+                f"{severity:g}" if severity else "–",
+                str(sum(row.events for row in found)),
+                _mean((row.impact for row in found), "{:.0%}"),
+                *(_mean((row.within[k] for row in found), "{:.0%}") for k in range(3)),
+                _mean((row.found for row in found), "{:.0%}"),
+                _number(median(delays) if delays else None, "{:g}"),
+                ", ".join(flags) or "–",
+                _mean((row.named for row in found), "{:.0%}"),
+                _mean((row.agreement for row in found), "{:.2f}"),
+                _mean((row.consistency for row in found), "{:.2f}"),
+            ]
+        )
+    return table(header, rows)
+
+
+def provenance(results: Results) -> str:
+    rows = [
+        [
+            c.name,
+            f"`{c.model}`",
+            str(c.world),
+            c.mode,
+            "; ".join(f"{name} {first}–{first + n - 1}" for name, (first, n) in c.splits.items()),
+            f"{sum(c.seconds.values()) / 60:.0f} min",
+        ]
+        for c in results.configurations.values()
+    ]
+    packages = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    return f"{table(['', 'model', 'world', 'mode', 'trips', 'measured in'], rows)}\n\n{packages}; {RATE_HZ:g} frames/s."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _percent(value: Value | None) -> str:
+    return "–" if value is None else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in value))
+
+
+def _met(met: bool | None) -> str:
+    return {True: "yes", False: "**no**", None: "–"}[met]
+
+
+def _number(value: float | None, text: str) -> str:
+    return "–" if value is None else text.format(value)
+
+
+def _mean(values: Iterable[float | None], text: str) -> str:
+    known = [value for value in values if value is not None]
+    return _number(mean(known) if known else None, text)
+
+

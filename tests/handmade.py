@@ -51,7 +51,16 @@ def bands(power, score):
     power = np.asarray(power, float)
     n = len(power)
     nothing = np.zeros(n, np.int64)
-    return BandPowers(power, np.zeros_like(power), nothing, nothing, score, np.full(n, np.nan), None, np.full((n, 5), np.nan))
+    return BandPowers(
+        power,
+        np.zeros_like(power),
+        nothing,
+        nothing,
+        score,
+        np.full(n, np.nan),
+        None,
+        np.full((n, 5), np.nan),
+    )
 
 
 def regions(score, input_score):
@@ -83,4 +92,5 @@ def consistency(score):
 
 def evidence(ratio):
     ratio = np.asarray(ratio, float)
-    return Evidence(ratio, ratio, ratio, overexposed=False)
+    largest = max(ratio[~np.isnan(ratio)].tolist(), default=np.nan)
+    return Evidence(ratio, ratio, ratio, overexposed=False, largest=largest)

@@ -222,7 +222,7 @@ def picture(frames, rows, columns):
 
 
 def peak_over_floor(history, level, floor, median, scale):
-    """Robust z of one tap's spectral line after the last density (n_bins,) of ``history``; None: not known."""
+    """Robust z of one tap's spectral line after the last density of ``history``; None: not known."""
     ratios = []
     for density in history:
         if density is None or np.isnan(scale):
@@ -252,7 +252,7 @@ def structure(history, lags=(1, 2, 4, 8, 16)):
 
 
 def perceptron(history, mean, scale, hidden, output):
-    """Log odds of a fault in the last of the inputs, and probability of each fault from the smoothed logits."""
+    """Log odds of a fault in the last of the inputs; probability of each fault from smoothed logits."""
     smooth, total = np.zeros(output.shape[1] - 1), 0.0
     for inputs in history:
         with np.errstate(over="ignore"):
@@ -383,7 +383,7 @@ def multiply(vector, matrix):
 
 
 def left_over(history, tap, low, high, weight):
-    """What is left of the log features of ``tap`` in every frame, None where they or what predicts is masked."""
+    """What is left of the log features of ``tap`` in every frame, None where something is masked."""
     for frame in history:
         before = frame[tap - 1] if tap else np.empty(0)
         if before is None or frame[tap] is None:

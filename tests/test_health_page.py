@@ -61,7 +61,7 @@ def full_report():
         bands=bands([[1.0]], 0.1),
         regions=regions(1e-300, 2.5),
         consistency=replace(consistency(0.75), agreement=0.5),
-        evidence=evidence([math.nan, 0.1, 1.2, 0.2, 1.7, math.nan]),
+        evidence=evidence([math.nan, 0.1, 1.2, 0.2, 1.7, math.nan, 0.3, 0.4, 0.5, 0.6]),
     )
 
 
@@ -111,8 +111,18 @@ def test_the_worst_flag_is_the_most_severe_not_the_first(sink, reader):
     assert (page.worst_flag, page.flags) == (failure, 0b011)
 
 
+@pytest.mark.parametrize("i", range(len(FLAGS)))
+def test_every_flag_has_a_bit_and_a_name_that_fits(sink, reader, i):
+    flags = [
+        flag(r.code, FlagStatus.CONFIRMED if k == i else FlagStatus.PENDING) for k, r in enumerate(FLAGS)
+    ]
+    sink.write(row(), now(flags=flags))
+    page = reader.read().page
+    assert (page.flags, page.worst_flag) == (1 << i, FLAGS[i].code)
+
+
 def test_unknown_numbers_are_nan(sink, reader):
-    sink.write(Tick(1), now(-1, vital=vitals(rate_hz=None), evidence=evidence([math.nan] * 6)))
+    sink.write(Tick(1), now(-1, vital=vitals(rate_hz=None), evidence=evidence([math.nan] * 10)))
     page = reader.read().page
     names = [name for name, code in FIELDS if code == "d"]
     assert len(names) == 8

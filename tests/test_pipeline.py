@@ -8,7 +8,9 @@ from maps import minimal_map
 
 from edge_monitor.config import MonitorSettings
 from edge_monitor.digest import report_digest
+from edge_monitor.fault_head import n_inputs
 from edge_monitor.pipeline import Monitor
+from edge_monitor.region_map import FaultHead
 from edge_monitor.types import (
     CHANNELS,
     FlagStatus,
@@ -51,6 +53,8 @@ def make_rows(region_map, n, seed=0, first=0):
                 fingerprint=i + 1,
                 spatial=SpatialBlock(1, np.ones(n_taps, bool), voxels, np.ones(n_channels)),
                 output=OutputSummary(1, 0.9, 0.3, 0),
+                context={"speed_mps": 20.0},
+                picture=rng.uniform(0.5, 1.5, region_map.taps[0].n_statistics + 2),
             )
         )
     return rows
@@ -65,8 +69,17 @@ def status(report, code):
 
 
 def with_thresholds(region_map, value):
-    null = msgspec.structs.replace(region_map.evidence, threshold=np.full(len(CHANNELS), value))
+    null = msgspec.structs.replace(region_map.evidence, threshold=np.full((len(CHANNELS), 2), value))
     return msgspec.structs.replace(region_map, evidence=null)
+
+
+def with_head(region_map):
+    """The same map, and a head that takes everything for snow."""
+    n = n_inputs(region_map.taps)
+    output = np.zeros((2, 3))
+    output[-1] = (0.0, -2.0, 3.0)
+    head = FaultHead(("blur", "snow"), np.zeros(n), np.ones(n), np.zeros((n + 1, 1)), output, None)
+    return msgspec.structs.replace(region_map, faults=head)
 
 
 def test_health_goes_from_never_seen_over_warming_to_ok(region_map):
@@ -104,6 +117,129 @@ def test_evidence_over_its_threshold_confirms_and_says_where(region_map):
     assert flag.values["ratio"] >= 1.0
     assert report.state is HealthState.FAIL
     assert any(reason.startswith("REGION_ABNORMAL") for reason in report.reasons)
+
+
+def test_every_channel_has_its_own_score(region_map):
+    """In the order of `CHANNELS`: a score in another's place would alarm under its name."""
+    monitor = Monitor(with_head(region_map))
+    for row in make_rows(region_map, WARM + 50):
+        report = monitor.step(row)
+        expected = {
+            "residual": report.connectivity.residual_score,
+            "shift": report.connectivity.shift_score,
+            "line": report.bands.line_score,
+            "stall": report.vitals.stall,
+        }
+        found = dict(zip(CHANNELS, report.evidence.score.tolist(), strict=True))
+        for channel, score in expected.items():
+            assert found[channel] == pytest.approx(np.nan if score is None else score, nan_ok=True), channel
+    known = {channel for channel, score in found.items() if np.isfinite(score)}
+    assert known == set(CHANNELS) - {"tracts"}
+    assert found["faults"] == pytest.approx(report.guess.score)
+    assert found["input"] == pytest.approx(report.regions.input_score, rel=0.5)
+    assert found["output"] == pytest.approx(0.3)
+
+
+def test_a_cause_says_what_the_fault_looks_like(region_map):
+    monitor = Monitor(with_head(with_thresholds(region_map, 0.5)))
+    for row in make_rows(region_map, 160):
+        report = monitor.step(row)
+    assert report.guess.name == "snow"
+    causes = {flag.code: flag.cause for flag in report.flags}
+    assert causes["FAULT_RECOGNISED"] == "all findings together are those of a fault; looks like snow (99%)"
+    plain = Monitor(with_thresholds(region_map, 0.5))
+    for row in make_rows(region_map, 160):
+        report = plain.step(row)
+    assert report.guess is None
+    assert "looks like" not in next(flag.cause for flag in report.flags if flag.code == "REGION_ABNORMAL")
+
+
+def test_thresholds_are_those_of_a_bright_picture_while_it_is_bright(region_map):
+    first = region_map.taps[0].n_voxels
+    bright = np.full(region_map.fmri.bright.size, np.nan)
+    bright[:first] = 2.0
+    null = msgspec.structs.replace(region_map.evidence, threshold=np.tile([1.0, 4.0], (len(CHANNELS), 1)))
+    fmri = msgspec.structs.replace(region_map.fmri, bright=bright)
+    monitor = Monitor(msgspec.structs.replace(region_map, evidence=null, fmri=fmri))
+    known = []
+    for i, row in enumerate(make_rows(region_map, 130)):
+        if i == 60:
+            row.spatial.voxels[:first] *= 4.0
+        evidence = monitor.step(row).evidence
+        known.append(evidence.overexposed)
+        there = np.isfinite(evidence.surprise)
+        expected = evidence.surprise[there] / (4.0 if evidence.overexposed else 1.0)
+        np.testing.assert_allclose(evidence.ratio[there], expected)
+    assert known == [False] * 60 + [True] * 45 + [False] * 25
+
+
+def test_a_frame_taken_earlier_than_the_last_is_flagged_at_once(region_map):
+    monitor = Monitor(region_map)
+    for row in make_rows(region_map, 10):
+        report = monitor.step(change(row, t_capture_ns=row.t_ns))
+    assert status(report, "TIME_BACKWARDS") is FlagStatus.INACTIVE
+    late = make_rows(region_map, 1, first=10)[0]
+    report = monitor.step(change(late, t_capture_ns=late.t_ns - 3 * PERIOD_NS))
+    assert status(report, "TIME_BACKWARDS") is FlagStatus.CONFIRMED
+    assert report.state is HealthState.FAIL
+
+
+@pytest.mark.parametrize(("gaps", "expected"), [(1, FlagStatus.PENDING), (4, FlagStatus.CONFIRMED)])
+def test_frames_that_are_missing_again_and_again_are_flagged(region_map, gaps, expected):
+    monitor = Monitor(region_map)
+    missing = {70 + 30 * k for k in range(gaps)}
+    for row in make_rows(region_map, 165):
+        if row.frame not in missing:
+            report = monitor.step(row)
+    assert status(report, "FRAMES_LOST") is expected
+    assert report.state is (HealthState.WARN if gaps == 4 else HealthState.WARMING)
+
+
+def test_views_that_disagree_for_long_are_flagged(region_map):
+    crossmodal = msgspec.structs.replace(
+        region_map.crossmodal, temporal_error=0.0, spatial_error=np.inf, least_agreement=0.5
+    )
+    monitor = Monitor(msgspec.structs.replace(region_map, crossmodal=crossmodal))
+    stood = None
+    for i, row in enumerate(make_rows(region_map, 400)):
+        report = monitor.step(row)
+        if stood is None and status(report, "VIEWS_DISAGREE") is FlagStatus.CONFIRMED:
+            stood = i
+            agreed = report.consistency.agreement
+    assert stood > 250  # the window of the agreement, then as long again
+    assert agreed == 0.0
+    content = Monitor(region_map)  # a map that knows no least agreement never complains
+    for row in make_rows(region_map, 400):
+        report = content.step(row)
+    assert status(report, "VIEWS_DISAGREE") is FlagStatus.INACTIVE
+
+
+def test_a_picture_that_is_nan_masks_the_input_and_comes_back(region_map):
+    monitor, clean = Monitor(with_head(region_map)), Monitor(with_head(region_map))
+    for i, row in enumerate(make_rows(region_map, 700)):
+        bad = change(row, picture=np.full_like(row.picture, np.nan)) if i == 200 else row
+        report, reference = monitor.step(bad), clean.step(row)
+        if i == 200:
+            assert np.isnan(report.connectivity.residual[:2]).all()
+            assert np.isfinite(report.connectivity.residual[2:]).all()
+            assert (report.connectivity.shift_score, report.vitals.stall) == (None, None)
+            assert report.guess.score is None
+            assert report.regions.input_score is not None
+    assert report.guess.score == pytest.approx(reference.guess.score)
+    assert report.vitals.stall == reference.vitals.stall
+    np.testing.assert_allclose(
+        report.connectivity.departure, reference.connectivity.departure, rtol=1e-6, atol=1e-9
+    )
+
+
+def test_a_stream_without_pictures_has_all_the_rest(region_map):
+    monitor = Monitor(region_map)
+    for row in make_rows(region_map, WARM + 20):
+        report = monitor.step(change(row, picture=None))
+    assert report.state is HealthState.OK
+    assert report.connectivity.shift_score is None
+    assert np.isfinite(report.connectivity.residual[2:]).all()
+    assert None not in (report.regions.score, report.bands.score, report.bands.line_score)
 
 
 def test_frozen_input_is_confirmed_within_three_repeats_and_heals(region_map):
@@ -269,12 +405,21 @@ def test_step_compiles_nothing(region_map):
     numba = pytest.importorskip("numba")
     if numba.config.DISABLE_JIT:
         pytest.skip("kernels run as Python")
-    monitor = Monitor(region_map)
-    from edge_monitor.kernels import connectivity, consistency, goertzel, surprise, voxels  # noqa: PLC0415
+    monitor = Monitor(with_head(region_map))
+    from edge_monitor.kernels import (  # noqa: PLC0415
+        connectivity,
+        consistency,
+        goertzel,
+        line,
+        perceptron,
+        structure,
+        surprise,
+        voxels,
+    )
 
     kernels = [
         item
-        for module in (connectivity, consistency, goertzel, surprise, voxels)
+        for module in (connectivity, consistency, goertzel, line, perceptron, structure, surprise, voxels)
         for item in vars(module).values()
         if hasattr(item, "signatures")
     ]

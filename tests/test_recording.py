@@ -20,12 +20,22 @@ from edge_monitor.sinks import recording as recording_sink
 from edge_monitor.sinks.queued import QueuedSink
 from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.sources.recording import RecordingReader
-from edge_monitor.types import HealthState, OutputSummary, ProbeEvent, SpatialBlock, StatRow, Tick
+from edge_monitor.types import (
+    CHANNELS,
+    FaultGuess,
+    HealthState,
+    OutputSummary,
+    ProbeEvent,
+    SpatialBlock,
+    StatRow,
+    Tick,
+)
 
 TAPS = ("input", "/conv1/Relu_output_0", "relu 2")
 METADATA = {"device": "car-7", "model": "resnet8"}
 REGION_MAP = b"not really a map \x00\xff" * 50
 N_VOXELS, N_CHANNELS = 5, 7
+RATIOS = [0.1, np.nan, 0.3, 0.4, 0.5, np.nan, 0.7, 0.8, 0.9, np.nan]
 
 
 def full_row(frame=0, rng=None, **fields):
@@ -39,6 +49,7 @@ def full_row(frame=0, rng=None, **fields):
         int(rng.integers(0, 2**64, dtype=np.uint64)),
         spatial=SpatialBlock(1, np.ones(3, bool), rng.normal(size=(N_VOXELS, 3)), rng.random(N_CHANNELS)),
         output=OutputSummary(3, 0.75, 0.5, 0),
+        picture=np.r_[rng.random(12), np.nan, 0.25],
     )
     return replace(row, **fields)
 
@@ -55,7 +66,7 @@ def full_report(item, **fields):
             "regions": replace(handmade.regions(1.5, None), density=density, tap_score=density, worst=2),
             "connectivity": handmade.connectivity([np.nan, 1.5, 0.5], 1),
             "consistency": handmade.consistency(0.7),
-            "evidence": handmade.evidence([0.1, np.nan, 0.3, 0.4, 0.5, np.nan]),
+            "evidence": handmade.evidence(RATIOS),
         }
     flags = [handmade.flag("NON_FINITE"), handmade.flag("INPUT_FROZEN")]
     return replace(handmade.report(flags=flags, **views, **fields), t_ns=item.t_ns)
@@ -126,6 +137,7 @@ def rows(draw):
         spatial,
         output,
         draw(st.dictionaries(names, anything, max_size=3)),
+        draw(st.none() | arrays(np.float64, st.integers(0, 30), elements=anything)),
     )
 
 
@@ -254,7 +266,8 @@ def test_views_say_what_the_report_said(tmp_path):
     found = {topic: json.loads(data) for topic, _, data in messages(tmp_path / "x.mcap")}
     health = found["/health"]
     assert (health["state"], health["flag_NON_FINITE"], health["temporal_score"]) == (0, True, 0.5)
-    assert (health["evidence_input"], "evidence_spatial" in health) == (0.1, False)
+    ratios = {f"evidence_{channel}": x for channel, x in zip(CHANNELS, RATIOS, strict=True) if x == x}
+    assert {name: x for name, x in health.items() if name.startswith("evidence_")} == ratios
     bands = found["/taps/input/bands"]
     assert bands["delta"] == report.bands.power[0, 0]
     assert (bands["state"], "gamma" in bands) == (0, False)
@@ -596,9 +609,11 @@ def test_equal_reports_have_equal_digests():
         {"vitals": handmade.vitals(rate_hz=None)},
         {"connectivity": handmade.connectivity([np.nan, 1.5, np.nextafter(0.5, 1.0)], 1)},
         {"connectivity": handmade.connectivity([np.nan, 1.5, 0.5], None)},
-        {"evidence": handmade.evidence([0.1, np.nan, 0.3, 0.4, np.nextafter(0.5, 1.0), np.nan])},
-        {"evidence": handmade.evidence([0.1, np.inf, 0.3, 0.4, 0.5, np.nan])},
-        {"evidence": handmade.evidence([[0.1, np.nan, 0.3], [0.4, 0.5, np.nan]])},
+        {"evidence": handmade.evidence([*RATIOS[:-2], np.nextafter(0.9, 1.0), np.nan])},
+        {"evidence": handmade.evidence([*RATIOS[:-1], np.inf])},
+        {"evidence": handmade.evidence(np.reshape(RATIOS, (2, 5)))},
+        {"evidence": replace(handmade.evidence(RATIOS), overexposed=True)},
+        {"guess": FaultGuess(1.0, "blur", 0.9, None)},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -32,7 +32,7 @@ from edge_monitor.offline.watching import FreezeFrame
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import Impact
 from edge_monitor.sinks.recording import RecordingSink
-from edge_monitor.types import SpatialBlock, StatRow, Tick, Transition
+from edge_monitor.types import CHANNELS, SpatialBlock, StatRow, Tick, Transition
 
 MINIMAL = minimal_map(models.cnn())
 EVIL = "<script>$x_1$"
@@ -167,6 +167,8 @@ def record(path, region_map=FULL, n=330, *, nan_at=None, frozen=(0, 0), metadata
             nonfinite,
             frozen[0] if frozen[0] <= i < frozen[1] else i,
             spatial=block(region_map, rng),
+            context={"speed_mps": 20.0},
+            picture=rng.uniform(0.9, 1.1, region_map.taps[0].n_statistics + 2),
         )
         told.append(monitor.feed(item))
         sink.write(item, told[-1])
@@ -290,7 +292,7 @@ def test_a_map_without_impact_makes_up_no_numbers():
 
 
 def test_a_complete_map_is_called_complete(undrawn):
-    evidence = replace(FULL.evidence, threshold=np.full(FULL.evidence.threshold.size, 9.0))
+    evidence = replace(FULL.evidence, threshold=np.full(FULL.evidence.threshold.shape, 9.0))
     ones = np.ones(FULL.tracts.strength.size)
     traced = replace(FULL.tracts, strength=ones, fidelity=ones, scale=ones, problems=("", "", ""))
     whole = replace(FULL, evidence=evidence, tracts=traced)
@@ -350,7 +352,7 @@ def test_a_flag_is_shown_with_its_freeze_frame(pages):
     assert around[6][2] == "+0.00"
     for row, frame in zip(around, frames, strict=True):
         np.testing.assert_allclose(
-            [number(cell) for cell in row[3:9]], told[frame].evidence.ratio, atol=0.006
+            [number(cell) for cell in row[3 : 3 + len(CHANNELS)]], told[frame].evidence.ratio, atol=0.006
         )
 
 

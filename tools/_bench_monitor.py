@@ -23,7 +23,8 @@ from edge_monitor.config import HealthPageSettings, MonitorSettings, RecordingSe
 from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.fault_head import n_inputs
 from edge_monitor.offline.calibrate import calibrate
-from edge_monitor.offline.fault_bank import HIDDEN, head_faults
+from edge_monitor.offline.fault_bank import head_faults
+from edge_monitor.offline.head_training import HIDDEN
 from edge_monitor.offline.observe import Images, Observed
 from edge_monitor.offline.tract_baseline import watch_tracts
 from edge_monitor.pipeline import Monitor

@@ -216,7 +216,9 @@ def stream_rows(tables: Sequence[Table]) -> list[StatRow]:
 
 def load_images(plans: Sequence[TripPlan], folder: Path) -> NDArray[np.float32]:
     """Pictures kept of some trips, (n, C, H, W)."""
-    return np.concatenate([np.load(pictures_path(plan, folder))["images"] for plan in plans], dtype=np.float32)
+    return np.concatenate(
+        [np.load(pictures_path(plan, folder))["images"] for plan in plans], dtype=np.float32
+    )
 
 
 def load_scenes(plans: Sequence[TripPlan], folder: Path, lead: int) -> list[Scene]:

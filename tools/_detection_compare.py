@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -146,7 +147,7 @@ def _delays(events: EventRows, scores: FloatArray, threshold: Threshold) -> list
     alarm: BoolArray = threshold.alarm(scores, stream.overexposed, stream.guard)
     edges = [*np.flatnonzero(stream.start).tolist(), stream.start.size]
     delays: list[int | None] = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in itertools.pairwise(edges):
         after = events.frame[first:last] > 0
         standing = alarm[first:last][~after][-1]
         found = events.frame[first:last][after & alarm[first:last]]

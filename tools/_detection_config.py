@@ -26,6 +26,11 @@ EVENT_FRAMES, RAMP_FRAMES = 90, 300
 JUDGED = ("fresh", "test", "ramp")
 """Splits on which nothing is chosen or fitted."""
 N_FOLDS = 6
+ABLATIONS = {
+    "without fault head": ("faults",),
+    "activations only": ("faults", "shift", "stall", "input"),
+}
+"""Channels that are switched off; the others share the budget."""
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from _detection_collect import atomic, load_scenes, table_of
-from _detection_config import BUDGETS, LEAD
+from _detection_config import ABLATIONS, BUDGETS, LEAD
 from _detection_peers import Stream
 from _detection_streams import joined, layout, stream_of
-from _detection_system import OTHER, Bench, Watcher, heads, injector_of, load_map
+from _detection_system import OTHER, Bench, heads, injector_of, load_map
+from _detection_watch import Watcher
 
-from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline.drill import Case, Outcome, all_cases, broken_rows, judge
 from edge_monitor.offline.faults import FAULTS
 from edge_monitor.offline.injection import Injector, fork, warm
@@ -39,8 +39,9 @@ class Judged(msgspec.Struct, frozen=True):
 class EventRows(msgspec.Struct, frozen=True, eq=False):
     """Rows of many events one after the other, for the peers.
 
-    Every event has `PEERS_LEAD` rows of lead. ``stream``: its ``start`` is where each event begins. ``frame``
-    (n,): frames since the onset, 1 at the first faulty one. For each event: ``scene``, ``fault``, ``impacting``.
+    Every event has `PEERS_LEAD` rows of lead. ``stream``: its ``start`` is where each event begins.
+    ``frame`` (n,): frames since the onset, 1 at the first faulty one. For each event: ``scene``, ``fault``,
+    ``impacting``.
     """
 
     stream: Stream
@@ -81,7 +82,9 @@ def _judge(
 ) -> tuple[list[Judged], list[tuple[Outcome, Stream, np.ndarray]]]:
     warmed = {(budget, ""): _warmed(bench, scene, budget, "") for budget in BUDGETS}
     if split == "test":
-        warmed |= {(b, head): _warmed(bench, scene, b, head) for b in BUDGETS for head in heads()}
+        warmed |= {
+            (b, head): _warmed(bench, scene, b, head) for b in BUDGETS for head in (*heads(), *ABLATIONS)
+        }
     calibrated = next(iter(BUDGETS))
     watcher = Watcher(Monitor(load_map(bench, calibrated)))
     for row in scene.rows:
@@ -96,10 +99,7 @@ def _judge(
             for budget in BUDGETS
         ]
     for place, case in enumerate(cases_of(split)):
-        try:
-            rows = broken_rows(tool, scene, case, seed=1000 * bench.plans(split)[number].seed + place)
-        except (InputError, ModelError):
-            continue
+        rows = broken_rows(tool, scene, case, seed=1000 * bench.plans(split)[number].seed + place)
         recording = fork(watcher)
         outcome = judge(recording, case, number, clean, rows)
         judged.append(Judged(calibrated, "", outcome))
@@ -129,7 +129,7 @@ def _concerns(head: str, outcome: Outcome) -> bool:
     """Whether an outcome under the calibrated head is to be judged under another one too."""
     if not outcome.impacting or outcome.fault not in LISTED:
         return False
-    return head == OTHER or outcome.fault in heads()[head][1]
+    return head == OTHER or head in ABLATIONS or outcome.fault in heads()[head][1]
 
 
 def _keep_events(
@@ -168,5 +168,3 @@ def outcomes_path(bench: Bench, split: str, number: int) -> Path:
 
 def events_path(bench: Bench, split: str, number: int) -> Path:
     return bench.results / f"events-{split}-{number}.npz"
-
-

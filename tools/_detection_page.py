@@ -5,48 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
-import msgspec
-import numpy as np
 from _detection_compare import FUSED
 from _detection_config import BUDGETS, RATE_HZ
-from _detection_results import TIMING, ConfigurationResult, FaultRow, Results, Share
+from _detection_goals import AHEAD, FREEZE_FRAMES, GOALS, Value, best_peer, estimate, peer_names, peer_of
+from _detection_results import ConfigurationResult, FaultRow, Results
 from _detection_transforms import poisson_interval
 
-DRAWS = 2000
-FREEZE_FRAMES = 3
-
-Value = tuple[float, float, float]
-"""Value with its 95 % interval."""
-
-
-class Goal(msgspec.Struct, frozen=True):
-    """One row of the table of goals: what, its metric, least percentage at each budget (None: no goal)."""
-
-    text: str
-    metric: str
-    least: tuple[float | None, float | None]
-
-
-GOALS = (
-    Goal("impacting events within 1 s", "impacting 1 s", (95, 91)),
-    Goal("impacting events within 3 s", "impacting 3 s", (97, 94)),
-    Goal("all events within 1 s", "all 1 s", (86, 78)),
-    Goal("all events within 3 s", "all 3 s", (90, 83)),
-    Goal("types left out of the training (4 of 24), impacting, 3 s", "unknown types", (94, 85)),
-    Goal("trained on other injectors only, impacting, 3 s", "other injectors", (96, 91)),
-    Goal("exact freeze, NaN/Inf, blackout, dead rows within 1 s", "exact", (100, 100)),
-    Goal("true freeze while moving, 3 s", "true freeze, moving", (95, 80)),
-    Goal("flicker, 3 s", "flicker", (100, 85)),
-    Goal("named right, of those detected", "named", (88, None)),
-    Goal("among the two likeliest, of those detected", "named, top 2", (95, None)),
-    Goal("named right at once", "named at once", (None, None)),
-    Goal("10 s ramps found before their end", "ramps", (None, None)),
-    *(Goal(f"{fault}, 3 s", fault, (None, None)) for fault in TIMING),
-    Goal("true freeze, vehicle standing or stopping, 3 s: no claim", "true freeze, not moving", (None, None)),
-    Goal("alarm stood before the onset: a miss", "standing before onset", (None, None)),
-)
-AHEAD = (10.0, 12.0)
-"""Points by which the best peer is to be beaten."""
+PEERS_TEXT = """\
+Each with the exact flags as guards, the gate for over-exposed frames, and the best of its raw score, minimum
+over 4, mean over 12 and CUSUM, chosen on the design scenes. Percent of events detected; false alarms are
+those on the fresh trips."""
 
 
 def page(results: Results) -> str:
@@ -60,9 +28,7 @@ def page(results: Results) -> str:
         "## False alarms on clean driving",
         false_alarms(configurations),
         "## Peers on the same rows",
-        "Each with the exact flags as guards, the gate for over-exposed frames, and the best of its raw score, minimum "
-        "over 4, mean over 12 and CUSUM, chosen on the design scenes. Percent of events detected; false alarms are "
-        "those on the fresh trips.",
+        PEERS_TEXT,
         *(peers(configurations, budget) for budget in BUDGETS),
         "## Configurations",
         by_configuration(configurations),
@@ -77,12 +43,13 @@ def introduction(configurations: Sequence[ConfigurationResult]) -> str:
     modes = sorted({c.mode for c in configurations})
     rough = "" if modes == ["full"] else f" **Mode {', '.join(modes)}: the numbers are rough.**"
     scenes = " + ".join(str(c.splits["test"][1]) for c in configurations)
+    names = ", ".join(c.name for c in configurations)
     return (
-        f"Written by `tools/bench_detection --page` from `detection.json`.{rough} Configurations "
-        f"{', '.join(c.name for c in configurations)}; 24 faults at 3 severities in {scenes} scenes of unseen "
-        "trips. Percentages are means over the configurations; 95 % intervals behind them come from drawing whole "
-        "scenes anew, with replacement. A fault has impact when it changes at least 10 % of the decisions. An alarm that "
-        "stood before the onset is a miss."
+        f"Written by `tools/bench_detection --page` from `detection.json`.{rough} Configurations {names}; "
+        f"24 faults at 3 severities in {scenes} scenes of unseen trips. Percentages are means over the "
+        "configurations; 95 % intervals behind them come from drawing whole scenes anew, with replacement. A "
+        "fault has impact when it changes at least 10 % of the decisions. An alarm that stood before the "
+        "onset is a miss."
     )
 
 
@@ -118,59 +85,31 @@ def goals(configurations: Sequence[ConfigurationResult]) -> str:
     return table(header, rows)
 
 
-def best_peer(configurations: Sequence[ConfigurationResult], budget: str) -> tuple[str, Value | None]:
-    """Name of the best peer, and by how much the monitor is ahead of it."""
-    metric = "impacting 3 s"
-    own = [c.shares[metric][budget] for c in configurations]
-    leads = {}
-    for name in _peer_names(configurations):
-        theirs = [_peer(c, name, budget).shares[metric] for c in configurations]
-        leads[name] = estimate([list(pair) for pair in zip(own, theirs, strict=True)])
-    known = {name: lead for name, lead in leads.items() if lead is not None}
-    if not known:
-        return "–", None
-    best = min(known, key=lambda name: known[name][0])
-    return best, known[best]
-
-
-def estimate(shares: Sequence[Sequence[Share]]) -> Value | None:
-    """Mean over configurations of a share, or of one share less another, with the interval from drawing scenes.
-
-    A configuration without any event that counts is left out; None when no one is left.
-    """
-    rng = np.random.default_rng(0)
-    values, drawn_values = [], []
-    for of_configuration in shares:
-        if not all(sum(share.events) for share in of_configuration):
-            continue
-        n = len(of_configuration[0].events)
-        drawn = rng.integers(0, n, (DRAWS, n))
-        value, spread = 0.0, np.zeros(DRAWS)
-        for sign, share in zip((1.0, -1.0), of_configuration, strict=False):
-            hits, events = np.array(share.hits, float), np.array(share.events, float)
-            counted = events[drawn].sum(axis=1)
-            ratio = np.divide(
-                hits[drawn].sum(axis=1), counted, out=np.full(DRAWS, hits.sum() / events.sum()), where=counted > 0
-            )
-            value += sign * hits.sum() / events.sum()
-            spread += sign * ratio
-        values.append(value)
-        drawn_values.append(spread)
-    if not values:
-        return None
-    low, high = np.percentile(np.mean(drawn_values, axis=0), [2.5, 97.5])
-    return float(np.mean(values)), float(low), float(high)
-
-
 def false_alarms(configurations: Sequence[ConfigurationResult]) -> str:
-    header = ["", "part", "budget", "events", "hours", "per hour", "95 %", "kept", "standing still", "by flag"]
+    header = [
+        "",
+        "part",
+        "budget",
+        "events",
+        "hours",
+        "per hour",
+        "95 %",
+        "kept",
+        "standing still",
+        "by flag",
+    ]
     rows = []
     for c in configurations:
         for part, name in {"fresh": "fresh trips", "judge": "end of the pool"}.items():
             for budget, promise in BUDGETS.items():
                 a = c.alarms[part][budget]
                 low, high = poisson_interval(a.events, a.hours)
-                numbers = [str(a.events), f"{a.hours:.2f}", f"{a.events / a.hours:.2f}", f"{low:.2f} … {high:.2f}"]
+                numbers = [
+                    str(a.events),
+                    f"{a.hours:.2f}",
+                    f"{a.events / a.hours:.2f}",
+                    f"{low:.2f} … {high:.2f}",
+                ]
                 flags = ", ".join(f"{code} {n}" for code, n in sorted(a.flags.items()))
                 standing = f"{a.standing_events} in {a.standing_hours:.2f} h"
                 rows.append([c.name, name, budget, *numbers, _met(low <= promise), standing, flags or "–"])
@@ -184,22 +123,14 @@ def peers(configurations: Sequence[ConfigurationResult], budget: str) -> str:
     own = [_percent(estimate([[c.shares[m][budget]] for c in configurations])) for m in metrics]
     alarms = sum(c.alarms["fresh"][budget].events for c in configurations) / hours
     rows = [["**this monitor**", *own, f"{alarms:.2f}", "–"]]
-    for name in _peer_names(configurations):
-        found = [_peer(c, name, budget) for c in configurations]
+    for name in peer_names(configurations):
+        found = [peer_of(c, name, budget) for c in configurations]
         values = [_percent(estimate([[peer.shares[m]] for peer in found])) for m in metrics]
         alarms = sum(peer.alarms for peer in found) / hours
         transforms = ", ".join(dict.fromkeys(peer.transform for peer in found))
         shown = f"*{name}*" if name == FUSED else name
         rows.append([shown, *values, f"{alarms:.2f}", transforms])
     return table(header, rows)
-
-
-def _peer_names(configurations: Sequence[ConfigurationResult]) -> list[str]:
-    return list(dict.fromkeys(peer.peer for c in configurations for peer in c.peers))
-
-
-def _peer(c: ConfigurationResult, name: str, budget: str):  # noqa: ANN202
-    return next(peer for peer in c.peers if (peer.peer, peer.budget) == (name, budget))
 
 
 def by_configuration(configurations: Sequence[ConfigurationResult]) -> str:
@@ -261,7 +192,8 @@ def provenance(results: Results) -> str:
         for c in results.configurations.values()
     ]
     packages = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    return f"{table(['', 'model', 'world', 'mode', 'trips', 'measured in'], rows)}\n\n{packages}; {RATE_HZ:g} frames/s."
+    header = ["", "model", "world", "mode", "trips", "measured in"]
+    return f"{table(header, rows)}\n\n{packages}; {RATE_HZ:g} frames/s."
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -285,5 +217,3 @@ def _number(value: float | None, text: str) -> str:
 def _mean(values: Iterable[float | None], text: str) -> str:
     known = [value for value in values if value is not None]
     return _number(mean(known) if known else None, text)
-
-

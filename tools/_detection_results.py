@@ -1,4 +1,4 @@
-"""What the benchmark found, as it is stored: counts scene by scene, so that any interval can be had from them."""
+"""What the benchmark found, as it is stored: counts scene by scene, so that any interval can be had."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from statistics import mean, median
 import msgspec
 import numpy as np
 from _detection_compare import FUSED, PeerResult, comparison_path
-from _detection_config import BUDGETS, RATE_HZ, splits
+from _detection_config import ABLATIONS, BUDGETS, RATE_HZ, splits
 from _detection_events import CLEAN, LISTED, Judged, load_events, load_outcomes
 from _detection_peers import PEERS
-from _detection_system import OTHER, Alarms, Bench, alarms_path, load_map
+from _detection_system import OTHER, Bench, alarms_path, load_map
+from _detection_watch import Alarms
 
 from edge_monitor.offline.drill import WITHIN_S, Outcome
 
@@ -34,9 +35,9 @@ class Share(msgspec.Struct, frozen=True):
 class FaultRow(msgspec.Struct, frozen=True):
     """One fault at one severity and budget.
 
-    ``within``: share detected within each of `WITHIN_S`; ``delay``: median frames of those detected; ``flag``: the one
-    raised most; ``named``: share named right of those detected. Means of ``impact``, and of the two views' agreement
-    and consistency at the end; None where not known.
+    ``within``: share detected within each of `WITHIN_S`; ``delay``: median frames of those detected;
+    ``flag``: the one raised most; ``named``: share named right of those detected. Means of ``impact``, and of
+    the two views' agreement and consistency at the end; None where not known.
     """
 
     fault: str
@@ -67,8 +68,9 @@ class PeerShares(msgspec.Struct, frozen=True):
 class ConfigurationResult(msgspec.Struct, frozen=True):
     """All about one configuration.
 
-    ``shares``: metric, then budget. ``splits``: first trip and number of trips. ``slowest_freeze``: the largest delay
-    of frozen exact in frames, None when one was missed. ``delay``: median frames of the events detected.
+    ``shares``: metric, then budget. ``splits``: first trip and number of trips. ``slowest_freeze``: the
+    largest delay of frozen exact in frames, None when one was missed. ``delay``: median frames of the events
+    detected.
     """
 
     name: str
@@ -148,7 +150,8 @@ def summarise(bench: Bench, seconds: dict[str, float]) -> ConfigurationResult:
     for name, (counts, hit) in _metrics().items():
         source, n = (ramps, n_ramp) if name == "ramps" else (judged, n_test)
         shares[name] = {b: share(_of(source, b, ""), counts, hit, n) for b in BUDGETS}
-    for name, wanted in {"unknown types": _is_fold, "other injectors": OTHER.__eq__}.items():
+    variants = {"unknown types": _is_fold} | {name: name.__eq__ for name in (OTHER, *ABLATIONS)}
+    for name, wanted in variants.items():
         shares[name] = {
             b: share(
                 [j.outcome for j in judged if j.budget == b and wanted(j.head)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from edge_monitor.types import BoolArray, FloatArray, TapSpec
 
 
 class Layout(msgspec.Struct, frozen=True, eq=False):
-    """Where in a row the peers find what they look at; ``weights`` (d + 1, k): last dense layer and its bias."""
+    """Where the peers find what they look at; ``weights`` (d + 1, k): last dense layer and its bias."""
 
     taps: tuple[TapSpec, ...]
     weights: FloatArray
@@ -27,13 +28,19 @@ class Layout(msgspec.Struct, frozen=True, eq=False):
 
 @lru_cache(maxsize=4)
 def layout(bench: Bench) -> Layout:
-    model = onnx.load(bench.configuration.path)
-    last = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    weight, bias = (tensors[name].astype(np.float64) for name in last.input[1:])
     taps = load_map(bench, next(iter(BUDGETS))).taps
-    assert taps[-1].name == last.input[0]
-    return Layout(taps, np.vstack([weight.T, bias]))
+    source, weights = last_dense(bench.configuration.path)
+    assert taps[-1].name == source, "the last tap has to be what the last dense layer reads"
+    return Layout(taps, weights)
+
+
+def last_dense(model: Path) -> tuple[str, FloatArray]:
+    """Input of a model's last dense layer, and its weights (d + 1, k), the last row the bias."""
+    graph = onnx.load(model).graph
+    last = next(node for node in reversed(graph.node) if node.op_type == "Gemm")
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weight, bias = (tensors[name].astype(np.float64) for name in last.input[1:])
+    return last.input[0], np.vstack([weight.T, bias])
 
 
 def stream_of(
@@ -91,5 +98,3 @@ def joined(streams: Sequence[Stream]) -> Stream:
     """Streams one after the other."""
     names = Stream.__struct_fields__
     return Stream(**{name: np.concatenate([getattr(s, name) for s in streams]) for name in names})
-
-

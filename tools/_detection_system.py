@@ -19,28 +19,33 @@ from _detection_collect import (
     stream_rows,
     stream_tables,
 )
-from _detection_config import BUDGETS, LEAD, RATE_HZ, Configuration, Mode, TripPlan, folds, trip_plans
+from _detection_config import (
+    ABLATIONS,
+    BUDGETS,
+    RATE_HZ,
+    Configuration,
+    Mode,
+    TripPlan,
+    folds,
+    trip_plans,
+)
+from _detection_watch import Said, alarms_of, watch
 from _venv import ROOT
 
 from edge_monitor.config import CalibrationSettings
 from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.offline.calibrate import JUDGE_SHARE, calibrate
-from edge_monitor.offline.fault_bank import Bank, fit_head, gather_clean, make_bank
+from edge_monitor.offline.fault_bank import Bank, gather_clean, make_bank
+from edge_monitor.offline.head_training import fit_head
 from edge_monitor.offline.injection import Injector, Range
 from edge_monitor.offline.observe import FIT_SHARE, GOLDEN_TOLERANCE, N_GOLDEN, SCENE_LEAD, Images, Observed
 from edge_monitor.offline.scene import Scene
 from edge_monitor.offline.thresholds import fit_evidence
-from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
 from edge_monitor.taps.onnx import quiet_options
-from edge_monitor.types import CHANNELS, BoolArray, FlagStatus, FloatArray, StatRow
+from edge_monitor.types import CHANNELS, StatRow
 
-EXACT_FLAGS = (
-    *("NON_FINITE", "INPUT_FROZEN", "ACTIVATIONS_STALE", "TIME_BACKWARDS"),
-    *("FRAMES_LOST", "LATENCY_HIGH", "RATE_LOW"),
-)
-"""Flags that need no threshold on activations; peers get them too."""
 ALIKE = {"frozen with noise": "true freeze"}
 """What leaves the head's training together with a fault, being the same to it."""
 OTHER = "other injectors"
@@ -67,7 +72,7 @@ class Bench(msgspec.Struct, frozen=True):
         return trip_plans(self.configuration, self.mode, split)
 
 
-PRESENTING = {"_detection_results.py", "_detection_page.py", "cli.py"}
+PRESENTING = {"_detection_results.py", "_detection_goals.py", "_detection_page.py", "cli.py"}
 """What changes no measured number."""
 
 
@@ -134,7 +139,7 @@ def calibrated(bench: Bench) -> int:
 
 
 def map_path(bench: Bench, budget: str, head: str = "") -> Path:
-    """File of the map for a budget, whose head is the calibrated one or `head`."""
+    """File of the map for a budget, with the calibrated head or another of `heads`, or one of `ABLATIONS`."""
     name = f"map {budget} {head}".strip().replace(" ", "-")
     return bench.results / f"{name}.npz"
 
@@ -185,9 +190,7 @@ def open_bank(bench: Bench, name: str, left_out: Sequence[str] = ()) -> Bank:
     renumbered[1 + np.array(kept)] = np.arange(1, 1 + len(kept))
     chosen = renumbered[stored["labels"]] > 0
     labels = renumbered[stored["labels"][chosen]]
-    return Bank(
-        tuple(names[k] for k in kept), stored["inputs"][chosen], labels, stored["scenes"][chosen]
-    )
+    return Bank(tuple(names[k] for k in kept), stored["inputs"][chosen], labels, stored["scenes"][chosen])
 
 
 def heads() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -197,7 +200,8 @@ def heads() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def keep_maps(bench: Bench, head: str) -> int:
     """Set the thresholds of a head, "" for the calibrated one, for both budgets on the rows that tune."""
-    if all(map_path(bench, budget, head).exists() for budget in BUDGETS) and tune_path(bench).exists():
+    last = map_path(bench, list(BUDGETS)[-1], head) if head else tune_path(bench)
+    if last.exists():
         return 1
     region_map = load_map(bench, "1 per hour")
     if head:
@@ -206,15 +210,26 @@ def keep_maps(bench: Bench, head: str) -> int:
     for budget, per_hour in BUDGETS.items():
         evidence = fit_evidence(said.scores, said.overexposed, RATE_HZ, per_hour)
         if not head and budget == "1 per hour":
-            assert np.array_equal(evidence.threshold, region_map.evidence.threshold, equal_nan=True)
-            continue
-        save_region_map(
-            msgspec.structs.replace(region_map, evidence=evidence), map_path(bench, budget, head)
-        )
+            same = np.array_equal(evidence.threshold, region_map.evidence.threshold, equal_nan=True)
+            assert same, "the rows that tune are not those of the calibration"
+        else:
+            target = map_path(bench, budget, head)
+            save_region_map(msgspec.structs.replace(region_map, evidence=evidence), target)
     if not head:
+        for ablation in ABLATIONS:
+            _keep_ablation(bench, region_map, said, ablation)
         with atomic(tune_path(bench)) as part:
             np.savez(part, guard=said.guard, overexposed=said.overexposed)
     return 1
+
+
+def _keep_ablation(bench: Bench, region_map: RegionMap, said: Said, ablation: str) -> None:
+    scores = said.scores.copy()
+    scores[:, [CHANNELS.index(channel) for channel in ABLATIONS[ablation]]] = np.nan
+    for budget, per_hour in BUDGETS.items():
+        evidence = fit_evidence(scores, said.overexposed, RATE_HZ, per_hour)
+        target = map_path(bench, budget, ablation)
+        save_region_map(msgspec.structs.replace(region_map, evidence=evidence), target)
 
 
 def other_head(bench: Bench, head: str) -> FaultHead | None:
@@ -226,95 +241,6 @@ def other_head(bench: Bench, head: str) -> FaultHead | None:
 def tune_path(bench: Bench) -> Path:
     """Guards and over-exposed frames of the rows that tune."""
     return bench.results / "tune.npz"
-
-
-class Said(msgspec.Struct, frozen=True, eq=False):
-    """What a monitor said about n rows.
-
-    ``scores`` (n, n_channels); ``overexposed`` (n,); ``guard`` (n,): one of `EXACT_FLAGS` is confirmed;
-    ``raised``: frame and code of every flag when it was confirmed.
-    """
-
-    scores: FloatArray
-    overexposed: BoolArray
-    guard: BoolArray
-    raised: list[tuple[int, str]]
-
-
-class Watcher:
-    """A monitor that keeps what `Said` holds."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self.region_map = monitor.region_map
-        self._monitor = monitor
-        self._scores: list[FloatArray] = []
-        self._overexposed: list[bool] = []
-        self._guard: list[bool] = []
-        self._raised: list[tuple[int, str]] = []
-        self._codes = [flag.code for flag in monitor.report.flags]
-        self._flags = monitor.report.flags
-        self._up = self._confirmed()
-
-    @property
-    def report(self):  # noqa: ANN201
-        return self._monitor.report
-
-    def step(self, row: StatRow):  # noqa: ANN201
-        report = self._monitor.step(row)
-        if report.flags is not self._flags:
-            self._flags = report.flags
-            up = self._confirmed()
-            self._raised += [(len(self._guard), code) for code in self._codes if code in up - self._up]
-            self._up = up
-        self._guard.append(any(code in self._up for code in EXACT_FLAGS))
-        evidence = report.evidence
-        self._overexposed.append(evidence is not None and evidence.overexposed)
-        self._scores.append(np.full(len(CHANNELS), np.nan) if evidence is None else evidence.score)
-        return report
-
-    def said(self) -> Said:
-        scores = np.array(self._scores).reshape(-1, len(CHANNELS))
-        return Said(scores, np.array(self._overexposed, bool), np.array(self._guard, bool), self._raised)
-
-    def _confirmed(self) -> set[str]:
-        return {flag.code for flag in self._flags if flag.status is FlagStatus.CONFIRMED}
-
-
-def watch(region_map: RegionMap, rows: Sequence[StatRow]) -> Said:
-    """Run a monitor over rows, from nothing."""
-    watcher = Watcher(Monitor(region_map))
-    for row in rows:
-        watcher.step(row)
-    return watcher.said()
-
-
-class Alarms(msgspec.Struct, frozen=True):
-    """False alarms on clean rows: ``events`` in ``hours``, each flag by itself, and while standing still."""
-
-    events: int
-    hours: float
-    flags: dict[str, int]
-    standing_events: int
-    standing_hours: float
-
-
-def count_events(frames: Sequence[int], gap: int = 90) -> int:
-    """Separate events: alarms raised less than ``gap`` frames after the one before belong to it."""
-    places = np.sort(np.asarray(frames, np.int64))
-    return int(places.size > 0) + int((np.diff(places) >= gap).sum())
-
-
-def alarms_of(raised: Sequence[tuple[int, str]], standing: BoolArray) -> Alarms:
-    """Count false alarms among flags raised on clean rows."""
-    frames = [frame for frame, _ in raised]
-    codes = sorted({code for _, code in raised})
-    return Alarms(
-        events=count_events(frames),
-        hours=standing.size / RATE_HZ / 3600.0,
-        flags={code: count_events([frame for frame, c in raised if c == code]) for code in codes},
-        standing_events=count_events([frame for frame in frames if standing[frame]]),
-        standing_hours=int(standing.sum()) / RATE_HZ / 3600.0,
-    )
 
 
 def keep_alarms(bench: Bench, budget: str, part: str) -> int:
@@ -339,5 +265,3 @@ def fresh(bench: Bench) -> list[StatRow]:
 
 def alarms_path(bench: Bench, budget: str, part: str) -> Path:
     return bench.results / f"alarms-{part}-{budget.replace(' ', '-')}.json"
-
-

@@ -16,7 +16,7 @@ from edge_monitor.config import CalibrationSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
-from edge_monitor.offline.fault_bank import train_head
+from edge_monitor.offline.head_training import train_head
 from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
 from edge_monitor.offline.residual import fit_residual
 from edge_monitor.offline.thresholds import TAIL, fit_evidence, poisson_interval

@@ -119,20 +119,21 @@ def _thresholds(region_map: RegionMap) -> Table:
         box=None,
         pad_edge=False,
         title=f"Evidence: budget {null.alarms_per_hour:g} false alarms per hour",
-        caption=f"{null.held_out_alarms} flags in {null.held_out_hours:.2f} h of held-out clean frames",
+        caption=f"{null.held_out_alarms} flags in the {null.held_out_hours:.2f} h of clean frames that set the "
+        f"thresholds, {null.judge_alarms} in {null.judge_hours:.2f} h that tuned nothing",
     )
-    for title in ("channel", "median score", "99.5 % quantile", "threshold, -log p"):
+    for title in ("channel", "median score", "99.5 % quantile", "threshold, -log p", "overexposed"):
         table.add_column(title, justify="left" if title == "channel" else "right")
     half = int(np.abs(null.tail - 0.5).argmin())
     for i, channel in enumerate(CHANNELS):
-        if np.isnan(null.threshold[i]):
-            table.add_row(channel, "–", "–", "off: it never varied")
+        if np.isnan(null.threshold[i]).all():
+            table.add_row(channel, "–", "–", "off: it never varied", "–")
             continue
         table.add_row(
             channel,
             f"{null.quantiles[i, half]:.3g}",
             f"{null.quantiles[i, -1]:.3g}",
-            f"{null.threshold[i]:.1f}",
+            *(f"{threshold:.1f}" for threshold in null.threshold[i]),
         )
     return table
 

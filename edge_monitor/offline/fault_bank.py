@@ -1,4 +1,4 @@
-"""The fault head's training: a bank of faults put into clean scenes, and a perceptron that learns them."""
+"""Bank of faults put into clean scenes: what the fault head learns from."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neural_network import MLPClassifier
 
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.fault_head import gather, n_inputs
-from edge_monitor.kernels.perceptron import KNEE
 from edge_monitor.offline.faults import FAULTS, Stage
-from edge_monitor.offline.injection import Injection, Injector, Range, fork, levels_of, warm
-from edge_monitor.offline.observe import Observed, Progress, silent
+from edge_monitor.offline.injection import Injection, Injector, fork, levels_of, warm
+from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.scene import Scene
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import FaultHead, RegionMap
+from edge_monitor.region_map import RegionMap
 from edge_monitor.types import FloatArray, HealthReport, StatRow
 
 MILDEST, STRONGEST = 0.5, 3.0
 """Strength of the bank's faults, drawn at random."""
 STRIDE, FIRST = 3, 2
 """Of a scene's frames every third from the third on is learned: neighbours teach nothing new."""
-HIDDEN = 64
-EPOCHS = 30
-CLEAN_SHARE = 1.0
-"""Clean samples for each faulty one."""
 EXACT = frozenset({"frozen exact", "NaN/Inf", "frame reorder"})
 """Faults that a guard finds without fail; the head would only learn to guess them."""
 
@@ -50,23 +44,6 @@ def head_faults() -> tuple[str, ...]:
     return tuple(
         fault.name for fault in FAULTS if fault.name not in EXACT and fault.stage is not Stage.STREAM
     ) + ("true freeze",)
-
-
-def train_head(
-    observed: Observed, provisional: RegionMap, n_fit: int, progress: Progress = silent
-) -> FaultHead | None:
-    """Make a bank from the observed scenes and train on it; None without scenes to break."""
-    if not observed.scenes:
-        return None
-    injector = Injector(
-        observed.model_bytes, observed.taps, Range.of(observed.images.frames), observed.frame_rate_hz
-    )
-    bank = make_bank(injector, provisional, observed.scenes, seed=observed.seed, progress=progress)
-    clean = gather_clean(provisional, observed.rows[:n_fit], progress)
-    progress("head", 0, 1)
-    head = fit_head(bank, clean, seed=observed.seed)
-    progress("head", 1, 1)
-    return head
 
 
 def make_bank(
@@ -146,42 +123,6 @@ def gathered(report: HealthReport) -> FloatArray | None:
     )
     gather(report.connectivity, report.bands, report.vitals, out)
     return out
-
-
-def fit_head(bank: Bank, clean: FloatArray, seed: int = 0) -> FaultHead | None:
-    """Train on a bank and clean samples; None when either is empty.
-
-    A tenth of the scenes is kept back to see how many faults are named right.
-    """
-    if not len(bank.labels) or not len(clean):
-        return None
-    rng = np.random.default_rng([seed, 5])
-    kept_back = bank.scenes % 10 == 9
-    mean = np.nanmean(np.where(np.isfinite(clean).any(axis=0), clean, 0.0), axis=0)
-    scale = np.nanstd(np.where(np.isfinite(clean).any(axis=0), clean, 0.0), axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    n_clean = min(len(clean), int(CLEAN_SHARE * len(bank.labels)))
-    chosen = rng.permutation(len(clean))[:n_clean]
-    x = np.concatenate([bank.inputs[~kept_back], clean[chosen]])
-    y = np.concatenate([bank.labels[~kept_back], np.zeros(n_clean, np.int64)])
-    network = MLPClassifier(
-        (HIDDEN,), alpha=1e-4, batch_size=512, learning_rate_init=2e-3, max_iter=EPOCHS, random_state=seed
-    )
-    for _ in range(EPOCHS):
-        network.partial_fit(squashed(x, mean, scale), y, classes=np.arange(len(bank.names) + 1))
-    accuracy = None
-    if kept_back.any():
-        probability = network.predict_proba(squashed(bank.inputs[kept_back], mean, scale))
-        accuracy = float(np.mean(1 + probability[:, 1:].argmax(axis=1) == bank.labels[kept_back]))
-    weights = [np.vstack([w, b]) for w, b in zip(network.coefs_, network.intercepts_, strict=True)]
-    hidden, output = (w.astype(np.float64) for w in weights)
-    return FaultHead(bank.names, mean, scale, hidden, output, accuracy)
-
-
-def squashed(x: FloatArray, mean: FloatArray, scale: FloatArray) -> NDArray[np.float32]:
-    """Inputs as the device's kernel bounds them (`kernels.perceptron.squash`)."""
-    u = np.nan_to_num((x - mean) / scale, nan=0.0, posinf=1e6, neginf=-1e6)
-    return (u / (1.0 + np.abs(u) / KNEE)).astype(np.float32)
 
 
 def _step(monitor: Monitor, rows: Sequence[StatRow]) -> list[HealthReport]:

@@ -57,7 +57,7 @@ def _missing(region_map: RegionMap, transitions: tuple[Transition, ...]) -> Iter
         elif not transition.watched.any():
             yield f"Tracts {transition.name} are traced, but no live estimate follows them: none is watched."
     for channel, threshold in zip(CHANNELS, region_map.evidence.threshold, strict=True):
-        if np.isnan(threshold):
+        if np.isnan(threshold).all():
             yield f"The evidence channel “{channel}” is off: calibration saw no score of it that varied."
 
 
@@ -121,15 +121,20 @@ def _thresholds(region_map: RegionMap) -> Section:
         (
             channel,
             *(number(float(null.quantiles[i, k]), 3) for k in (half, -1)),
-            "off" if np.isnan(null.threshold[i]) else number(float(null.threshold[i]), 1),
+            *(
+                "off" if np.isnan(threshold) else number(float(threshold), 1)
+                for threshold in null.threshold[i]
+            ),
         )
         for i, channel in enumerate(CHANNELS)
     )
-    headers = ("channel", "median score", f"{100 - 100 * null.tail[-1]:.1f} % quantile", "threshold, −log p")
+    quantile = f"{100 - 100 * null.tail[-1]:.1f} % quantile"
+    headers = ("channel", "median score", quantile, "threshold, −log p", "while overexposed")
     table = Table("thresholds", "", headers, rows)
     lead = (
         f"From which surprise on a channel alarms: set for {null.alarms_per_hour:g} false alarms an hour; "
-        f"{null.held_out_alarms} came up in {null.held_out_hours:.2f} h of clean frames held out."
+        f"{null.held_out_alarms} came up in the {null.held_out_hours:.2f} h of clean frames that set the "
+        f"thresholds, {null.judge_alarms} in {null.judge_hours:.2f} h that tuned nothing."
     )
     return Section("evidence", "Evidence thresholds", lead, (table,))
 

@@ -16,8 +16,8 @@ SMOOTHING = np.array(
 )
 """Weight of a new score of each channel; the others are smoothed where they are made."""
 OVEREXPOSED, OVEREXPOSED_FRAMES = 0.15, 45
-"""A picture is overexposed for so many frames from one on that has this share of its regions next to full scale:
-clean drives have most of their false events at tunnel exits (design section 6)."""
+"""A picture is overexposed for so many frames from one on that has this share of its regions next to full
+scale: clean drives have most of their false events at tunnel exits (design section 6)."""
 
 
 class EvidenceTracker:

@@ -1,8 +1,8 @@
 """Fault head: tells faults from clean driving and from one another (design section 6).
 
 It was trained by a drill on the workstation. It sees what the other stages found, in this order: the
-smoothed residual of every feature, the input's shift feature by feature, z of every tap's band powers
-and spectral line, every tap's structure functions, and the scene's stall, the answer's entropy and confidence.
+smoothed residual of every feature, the input's shift feature by feature, z of every tap's band powers and
+spectral line, every tap's structure functions, and the scene's stall, the answer's entropy and confidence.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 
 from edge_monitor.errors import MapError
 from edge_monitor.kernels import perceptron as kernel
-from edge_monitor.region_map import FaultHead
 from edge_monitor.kernels.structure import LAGS
+from edge_monitor.region_map import FaultHead
 from edge_monitor.types import BANDS, BandPowers, Connectivity, FaultGuess, FloatArray, TapSpec, Vitals
 
 LEAST_CONFIDENCE = 0.5
@@ -20,7 +20,7 @@ LEAST_CONFIDENCE = 0.5
 
 
 def n_inputs(taps: tuple[TapSpec, ...]) -> int:
-    """Inputs of the head."""
+    """Count the inputs of the head."""
     of_tap = len(BANDS) + 1 + len(LAGS)
     return sum(tap.n_features for tap in taps) + taps[0].n_features + len(taps) * of_tap + 3
 
@@ -94,13 +94,13 @@ class FaultHeadTracker:
             self._logits,
             self._probability,
         )
-        names, probability = self._head.names, self._probability
-        likeliest = int(probability.argmax())
-        confidence = float(probability[likeliest])
+        names, probability = self._head.names, self._probability.tolist()
+        confidence = max(probability)
+        likeliest = probability.index(confidence)
         probability[likeliest] = -1.0
         return FaultGuess(
             score=score,
             name=names[likeliest] if confidence >= LEAST_CONFIDENCE else None,
             confidence=confidence,
-            second=names[int(probability.argmax())] if len(names) > 1 else None,
+            second=names[probability.index(max(probability))] if len(names) > 1 else None,
         )

@@ -210,22 +210,20 @@ def _likely(guess: FaultGuess | None) -> str:
     return f"; looks like {guess.name} ({guess.confidence:.0%})"
 
 
-def _explain_shift(f: Findings) -> str:
-    return "the picture changes more than it does between scenes"
+def _always(text: str) -> Callable[[Findings], str]:
+    """Return an explanation that needs no findings."""
+    return lambda _: text
+
+
+_explain_shift = _always("the picture changes more than it does between scenes")
+_explain_stall = _always("the vehicle drives and the scene stands still")
+_explain_fault = _always("all findings together are those of a fault")
 
 
 def _explain_line(f: Findings) -> str:
     if f.bands is None:
         return "a layer's level swings at one frequency"
     return f"the level of {f.taps[int(np.nanargmax(f.bands.line))].name} swings at one frequency"
-
-
-def _explain_stall(f: Findings) -> str:
-    return "the vehicle drives and the scene stands still"
-
-
-def _explain_fault(f: Findings) -> str:
-    return "all findings together are those of a fault"
 
 
 def _explain_input(f: Findings) -> str:
@@ -311,8 +309,8 @@ FLAGS: tuple[FlagRow, ...] = (
             "The perception process has gone silent."),
     FlagRow("RATE_LOW", "low frame rate", _WARN, _rate_low, 8, 8, 2.0, False, 2000,
             "Frames arrive at less than 80 % of the nominal rate."),
-    FlagRow("LATENCY_HIGH", "deadline missed", _WARN, _latency_high, 16, 4, 2.0, False, 500,
-            "The model takes longer than its deadline for many frames."),
+    FlagRow("LATENCY_HIGH", "deadline missed", _WARN, _latency_high, 32, 1, 2.0, False, 500,
+            "The model takes longer than its deadline again and again."),
     FlagRow("INPUT_ABNORMAL", "abnormal picture", _FAIL, _evidence("input", _explain_input), 16, 8, 2.0,
             False, 1000, "Brightness or structure of the input lies outside what calibration saw."),
     FlagRow("REGION_ABNORMAL", "abnormal regions", _FAIL, _evidence("spatial", _explain_spatial), 16, 8, 2.0,
@@ -333,13 +331,14 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("TRACT_BROKEN", "broken tract", _WARN, _evidence("tracts", _explain_tract), 16, 8, 2.0,
             False, 1000, "A voxel is active and what it drives stays silent."),
     FlagRow("INPUT_SHIFTED", "sudden change of the picture", _FAIL, _evidence("shift", _explain_shift), 32, 8,
-            4.0, False, 500, "Level, sharpness or noise of the picture leave the last seconds' faster than any scene."),
+            4.0, False, 500, "Level, sharpness or noise of the picture leave the last seconds' faster than "
+            "any scene."),
     FlagRow("INPUT_FLICKERS", "flicker", _FAIL, _evidence("line", _explain_line), 32, 8, 4.0, False, 2500,
             "One frequency stands out: flicker, a hunting exposure control, a rolling band."),
-    FlagRow("INPUT_STALLED", "stalled scene", _FAIL, _evidence("stall", _explain_stall), 32, 8, 4.0, False, 1500,
-            "The vehicle drives, the picture has fresh noise, but the scene stands still."),
-    FlagRow("FAULT_RECOGNISED", "recognised fault", _FAIL, _evidence("faults", _explain_fault), 32, 8, 4.0, False,
-            500, "The fault head takes what it sees for a fault that it was trained on."),
+    FlagRow("INPUT_STALLED", "stalled scene", _FAIL, _evidence("stall", _explain_stall), 32, 8, 4.0, False,
+            1500, "The vehicle drives, the picture has fresh noise, but the scene stands still."),
+    FlagRow("FAULT_RECOGNISED", "recognised fault", _FAIL, _evidence("faults", _explain_fault), 32, 8, 4.0,
+            False, 500, "The fault head takes what it sees for a fault that it was trained on."),
     FlagRow("TIME_BACKWARDS", "time runs back", _FAIL, _time_backwards, _ONCE, 4, 0.0, False, 34,
             "A frame carries an earlier capture time than the one before: reordered or repeated buffers."),
     FlagRow("FRAMES_LOST", "lost frames", _WARN, _frames_lost, 56, 1, 2.0, False, 1500,

@@ -70,14 +70,14 @@ class Provenance(msgspec.Struct, frozen=True):
 class EegBaseline(msgspec.Struct, frozen=True, eq=False):
     """Clean band powers. All arrays (n_taps, n_bands) float64 unless said otherwise.
 
-    ``floor`` is added before the logarithm (signal units squared); ``mean`` and ``scale`` are
-    median and 1.4826 MAD of log(power + floor), NaN where the band is unobservable or dead.
-    ``profile_mean`` and ``profile_covariance`` (n_taps, n_bands, n_bands): the layer's signature, mean
-    and covariance over 10 s windows of log power. ``state_mix`` (n_taps, n_states): share of clean
-    frames per state. ``profile_accuracy``: share of held-out 10 s windows whose nearest profile is the
-    right layer, None when there was no such window. ``line_level`` (n_taps, n_bins): clean mean of the log density
-    in which lines are sought, plus a floor; ``line`` (n_taps, 3): that floor, median and 1.4826 MAD of the peak
-    over the floor of the spectrum, NaN where it never varied.
+    ``floor`` is added before the logarithm (signal units squared); ``mean`` and ``scale`` are median and
+    1.4826 MAD of log(power + floor), NaN where the band is unobservable or dead. ``profile_mean`` and
+    ``profile_covariance`` (n_taps, n_bands, n_bands): the layer's signature, mean and covariance over 10 s
+    windows of log power. ``state_mix`` (n_taps, n_states): share of clean frames per state.
+    ``profile_accuracy``: share of held-out 10 s windows whose nearest profile is the right layer, None when
+    there was no such window. ``line_level`` (n_taps, n_bins): clean mean of the log density in which lines
+    are sought, plus a floor; ``line`` (n_taps, 3): that floor, median and 1.4826 MAD of the peak over the
+    floor of the spectrum, NaN where it never varied.
     """
 
     scale_mode: str
@@ -95,10 +95,10 @@ class EegBaseline(msgspec.Struct, frozen=True, eq=False):
 class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
     """Clean voxel densities: median and 1.4826 MAD, (n_voxels,) float64.
 
-    A voxel that never varied in calibration has scale NaN: it yields no z. ``floor`` (n_voxels,): NaN
-    for a tap's voxels, which have the density of D2; for the input's, whose density is the log level
-    ``log(mean|a| + floor)``, a small share of the clean level. ``bright`` (n_voxels,): mean a of the input's voxels
-    from which they count as next to full scale, NaN for the others.
+    A voxel that never varied in calibration has scale NaN: it yields no z. ``floor`` (n_voxels,): NaN for a
+    tap's voxels, which have the density of D2; for the input's, whose density is the log level
+    ``log(mean|a| + floor)``, a small share of the clean level. ``bright`` (n_voxels,): mean a of the
+    input's voxels from which they count as next to full scale, NaN for the others.
     """
 
     median: FloatArray
@@ -108,12 +108,13 @@ class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
 
 
 class FaultHead(msgspec.Struct, frozen=True, eq=False):
-    """Network of one hidden layer that tells faults from clean driving and from one another (design section 6).
+    """Network that tells faults from clean driving and from one another (design section 6).
 
-    Its inputs are listed in `edge_monitor.fault_head`; they enter as ``asinh((x - mean) / scale)``, NaN as 0.
-    ``hidden`` (n_inputs + 1, n_hidden) and ``output`` (n_hidden + 1, 1 + n_faults) float64: weights, the last row
-    the bias; output 0 is clean driving, the others are ``names``. ``accuracy``: share of faults named right among those
-    of drives that it was not trained on, None when there were none.
+    One hidden layer. Its inputs are listed in `edge_monitor.fault_head`; `kernels.perceptron.squash` bounds
+    them after ``mean`` and ``scale`` (n_inputs,). ``hidden`` (n_inputs + 1, n_hidden) and ``output``
+    (n_hidden + 1, 1 + n_faults) float64: weights, the last row the bias; output 0 is clean driving, the
+    others are ``names``. ``accuracy``: share of faults named right among those of drives that it was not
+    trained on, None when there were none.
     """
 
     names: tuple[str, ...]
@@ -179,13 +180,13 @@ class ResidualBaseline(msgspec.Struct, frozen=True, eq=False):
 
     Features of a tap are the mean |a| of its channel groups, then of its voxels (`TapSpec.n_features`);
     arrays of shape (n_features,) float64 hold all taps, one after the other. ``floor`` is added before the
-    logarithm; ``low`` and ``high`` bound a log feature before it predicts. ``weights``: for each tap a matrix
-    of (2 m + 1, own features), m features of the tap before, flattened row by row: weights of the
+    logarithm; ``low`` and ``high`` bound a log feature before it predicts. ``weights``: for each tap a
+    matrix of (2 m + 1, own features), m features of the tap before, flattened row by row: weights of the
     bounded log features, of the same on a linear scale, and the constant; tap 0 has the constant alone.
     ``whitening``: for each tap a matrix (own features, own features) that turns a smoothed residual into
     directions whose root of summed squares is 1 at the most that calibration saw; ``shift``: the same for
-    the input's smoothed residuals less their slow mean. ``limit`` (n_features,): smoothed residual at which one
-    feature is out of its calibrated range.
+    the input's smoothed residuals less their slow mean. ``limit`` (n_features,): smoothed residual at which
+    one feature is out of its calibrated range.
     """
 
     floor: FloatArray

@@ -28,9 +28,9 @@ CHANNELS = (
     *("residual", "shift", "line", "faults", "stall"),
     *("input", "spatial", "temporal", "output", "tracts"),
 )
-"""Evidence channels. Those that detect: functional residual between layers, sudden shift of the input, spectral
-line over the floor, fault head, stalled scene. Those that explain: input densities, layer densities, band
-powers, output entropy, structural tracts."""
+"""Evidence channels. Those that detect: functional residual between layers, sudden shift of the input,
+spectral line over the floor, fault head, stalled scene. Those that explain: input densities, layer
+densities, band powers, output entropy, structural tracts."""
 
 PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same")
 """Statistics of each region of a picture, see `kernels.picture`."""
@@ -226,18 +226,18 @@ class Connectivity(msgspec.Struct, frozen=True, eq=False):
 
     ``residual`` (n_taps,) float64: how far each tap is from what the tap before it predicts (tap 0: from
     its own clean level), 1 = as far as it ever was in calibration; NaN while not known. ``departure``
-    (n_features,): smoothed residual of every feature, log units. ``shift`` (1 + input's features,): how far the
-    input has moved from where it was in the last seconds, in the same units as ``residual``, and feature by
-    feature; NaN while not known. ``tract_z`` (n_tracts,): robust z of the live tracts, NaN where not watched or the
-    source is silent.
+    (n_features,): smoothed residual of every feature, log units. ``shift`` (1 + input's features,): how far
+    the input has moved from where it was in the last seconds, in the same units as ``residual``, and
+    feature by feature; NaN while not known. ``tract_z`` (n_tracts,): robust z of the live tracts, NaN where
+    not watched or the source is silent.
 
     ``alarming`` (n_voxels,) bool: voxels of taps with a residual of 1 or more that carry it. ``root``: the
     worst of them in the earliest such tap behind the input. ``under`` (n_voxels,) bool: alarming voxels to
     which strong tracts lead from the root's tap through alarming voxels; the others have causes of their own.
 
-    ``weakest``: source and target voxel of the tract with the lowest z. ``residual_score``,
-    ``shift_score`` and ``tract_score``: largest residual of the network's own taps, the input's shift, and how
-    far the weakest tract lies below its baseline, in sigmas; None while not known.
+    ``weakest``: source and target voxel of the tract with the lowest z. ``residual_score``, ``shift_score``
+    and ``tract_score``: largest residual of the network's own taps, the input's shift, and how far the
+    weakest tract lies below its baseline, in sigmas; None while not known.
     """
 
     residual: FloatArray
@@ -256,12 +256,12 @@ class Connectivity(msgspec.Struct, frozen=True, eq=False):
 class Vitals(msgspec.Struct, frozen=True):
     """Signs of life of the stream (design section 2).
 
-    ``missing``: frames missing just before this one. ``repeated``: how many frames in a row had the
-    same input as their predecessor; ``stale``: the same for identical activations under a changed
-    input. ``rate_hz``: smoothed frame rate, None until measured. ``silence_ns``: time since the
-    last frame (0 at a frame). ``age_ns``: time from the first frame to the last, on the
-    stream's own clock. ``backwards``: the frame was taken before its predecessor. ``stall``: how little the scene
-    has moved although the vehicle drives, in nats; None while it does not, or that is not known.
+    ``missing``: frames missing just before this one. ``repeated``: how many frames in a row had the same
+    input as their predecessor; ``stale``: the same for identical activations under a changed input.
+    ``rate_hz``: smoothed frame rate, None until measured. ``silence_ns``: time since the last frame (0 at a
+    frame). ``age_ns``: time from the first frame to the last, on the stream's own clock. ``backwards``: the
+    frame was taken before its predecessor. ``stall``: how little the scene has moved although the vehicle
+    drives, in nats; None while it does not, or that is not known.
     """
 
     missing: int

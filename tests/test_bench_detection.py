@@ -30,6 +30,7 @@ from _detection_watch import Alarms
 
 from edge_monitor.offline.drill import Outcome
 from edge_monitor.offline.faults import FAULTS
+from edge_monitor.offline.injection import Injection, Injector, Range, levels_of
 from edge_monitor.offline.observe import FIT_SHARE, SCENE_FRAMES, SCENE_LEAD
 from edge_monitor.offline.scene import BEFORE
 from edge_monitor.probe import Probe
@@ -174,6 +175,32 @@ def test_scenes_are_the_sources_frames(trip):
     assert len({picture.tobytes() for picture in scene.again}) == PLAN.length
 
 
+@pytest.mark.parametrize("fault", ["gaussian noise", "fog", "defocus", "wrong normalisation", "lens blob"])
+def test_a_fault_of_next_to_no_strength_changes_nothing(trip, fault):
+    """Scaling a picture there and back must not be what the monitor detects."""
+    folder, configuration, taps, rows, _ = trip
+    images = collecting.load_images([PLAN], folder)
+    images[:, 2] = np.maximum(images[:, 2], 2.0)  # a channel that never is all black
+    (scene,) = collecting.load_scenes([PLAN], folder, lead=10)
+    tool = Injector(configuration.path.read_bytes(), taps, Range.of(images), config.RATE_HZ)
+    broken = tool.rows(scene, [Injection(fault, levels_of(1e-6, scene.length), 1)])
+    first = PLAN.onsets[0]
+    own = rows[first : first + scene.length]
+    assert [row.fingerprint for row in broken] == [row.fingerprint for row in own]
+    strong = tool.rows(scene, [Injection(fault, levels_of(3.0, scene.length), 1)])
+    assert not {row.fingerprint for row in strong} & {row.fingerprint for row in broken}
+
+
+def test_a_fault_leaves_numbers_on_the_cameras_steps():
+    values = np.arange(2.0, 256.0, dtype=np.float32)
+    full = Range.of(np.stack([values, values * 0.25 - 3.0])[None, :, None, :])
+    assert full.steps.ravel().tolist() == [253, 253]
+    unit = np.broadcast_to(np.linspace(0.0, 1.0, 999, dtype=np.float32), (2, 1, 999))
+    shown = full.from_unit(unit, unit.shape)
+    np.testing.assert_array_equal(np.unique(shown[0]), values)
+    np.testing.assert_allclose(np.unique(shown[1]), values * 0.25 - 3.0, rtol=1e-6)
+
+
 def test_a_trip_in_the_cache_is_not_driven_again(trip, monkeypatch):
     folder, configuration, *_ = trip
     monkeypatch.setattr(collecting.Probe, "onnx", None)
@@ -220,9 +247,10 @@ def test_peers_see_the_rows_and_the_logits_are_the_models(trip):
     flags = np.zeros(len(rows), bool)
     stream = streams.stream_of(table, streams.Layout(taps, weights), flags, flags, flags)
     odds = np.exp(stream.logits - stream.logits.max(axis=1, keepdims=True))
-    confidence = odds.max(axis=1) / odds.sum(axis=1)
-    assert stream.logits.argmax(axis=1).tolist() == [row.output.top1 for row in rows]
-    np.testing.assert_allclose(confidence, [row.output.confidence for row in rows], rtol=1e-4)
+    answer = odds / odds.sum(axis=1, keepdims=True)
+    assert answer.argmax(axis=1).tolist() == [row.output.top1 for row in rows]
+    entropy = -(answer * np.log(answer)).sum(axis=1)  # tells even where the winner is all but certain
+    np.testing.assert_allclose(entropy, [row.output.entropy for row in rows], rtol=1e-2, atol=1e-6)
     # Two means over the same elements: of a tap by voxels and by channels, all ReLUs, so |a| = a.
     stem = taps[1]
     by_voxel = stream.voxel_mean[:, : stem.n_voxels] @ stem.voxel_counts() / stem.size

@@ -7,10 +7,12 @@ import models
 import msgspec
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from edge_monitor.config import CalibrationSettings, FrameSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
+from edge_monitor.fault_head import n_inputs
 from edge_monitor.map_file import from_bytes, to_bytes
 from edge_monitor.offline.baselines import band_powers
 from edge_monitor.offline.calibrate import calibrate
@@ -57,24 +59,91 @@ def test_clean_scores_have_median_z_zero(clean, region_map):
     np.testing.assert_allclose(np.median(z, axis=0), 0.0, atol=1e-9)
 
 
-def test_thresholds_come_from_the_held_out_part_alone(clean):
-    """Changing fitted rows changes no threshold's data; changing held-out rows does not move baselines."""
-    n_fit = calibrate(clean).provenance.frames_fit
-    louder = [
-        row if i < n_fit else msgspec.structs.replace(row, signals=row.signals * 1.5)
+def louder(clean, first, factor):
+    """The same rows, from ``first`` on with larger activations."""
+    rows = [
+        row
+        if i < first
+        else msgspec.structs.replace(
+            row,
+            signals=row.signals * factor,
+            spatial=msgspec.structs.replace(row.spatial, voxels=row.spatial.voxels * factor),
+        )
         for i, row in enumerate(clean.rows)
     ]
-    changed = calibrate(msgspec.structs.replace(clean, rows=louder))
-    original = calibrate(clean)
-    np.testing.assert_array_equal(changed.eeg.mean, original.eeg.mean)
-    temporal = CHANNELS.index("temporal")
-    np.testing.assert_array_equal(changed.evidence.quantiles, original.evidence.quantiles)
-    assert changed.evidence.threshold[temporal] > original.evidence.threshold[temporal]
+    return msgspec.structs.replace(clean, rows=rows)
+
+
+def assert_same_numbers(a, b, *but):
+    for name in a.__struct_fields__:
+        if name not in but:
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+def test_rows_that_set_the_thresholds_fit_nothing_else(clean, region_map):
+    """40 % of the rows fit, the next 40 % tune."""
+    origin = region_map.provenance
+    assert (origin.frames_fit, origin.frames_held_out) == (480, 480)
+    changed = calibrate(louder(clean, origin.frames_fit, 1.2))
+    assert_same_numbers(changed.fmri, region_map.fmri)
+    assert_same_numbers(changed.residual, region_map.residual)
+    assert_same_numbers(changed.eeg, region_map.eeg, "state_mix", "profile_accuracy")
+    spatial = CHANNELS.index("spatial")
+    assert (changed.evidence.quantiles[spatial] > region_map.evidence.quantiles[spatial]).all()
+
+
+def test_the_last_rows_tune_nothing_and_are_judged(clean, region_map):
+    """Whatever is wrong with them is an alarm, and is said when it is more than the budget."""
+    assert region_map.evidence.judge_hours == pytest.approx(240 / 30 / 3600)
+    assert region_map.evidence.judge_alarms == region_map.evidence.held_out_alarms == 0
+    changed = calibrate(louder(clean, 960 + 70, 3.0))
+    assert_same_numbers(changed.evidence, region_map.evidence, "judge_alarms")
+    assert_same_numbers(changed.crossmodal, region_map.crossmodal)
+    assert changed.evidence.judge_alarms > 0
+    told = f"{changed.evidence.judge_alarms} false alarms in 0.00 h of clean frames that tuned nothing"
+    assert any(told in remark for remark in changed.provenance.warnings)
+    assert not any("that tuned nothing" in remark for remark in region_map.provenance.warnings)
 
 
 def test_a_smaller_budget_raises_every_threshold(clean, region_map):
     strict = calibrate(clean, CalibrationSettings(alarms_per_hour=0.01))
-    assert (strict.evidence.threshold > region_map.evidence.threshold).all()
+    known = np.isfinite(region_map.evidence.threshold)
+    assert_array_equal(np.isfinite(strict.evidence.threshold), known)
+    assert (strict.evidence.threshold[known] > region_map.evidence.threshold[known]).all()
+
+
+def test_channels_of_which_nothing_is_heard_are_off(region_map):
+    """No speed, hence no stall; no scenes to break, hence no head; too short a stream for the shift."""
+    off = np.isnan(region_map.evidence.threshold).all(axis=1)
+    names = {channel for channel, is_off in zip(CHANNELS, off, strict=True) if is_off}
+    assert {"stall", "faults", "shift"} <= names <= {"stall", "faults", "shift", "tracts"}
+    assert region_map.faults is None
+
+
+def test_a_line_is_measured_over_its_own_clean_spectrum(clean, region_map):
+    """Median 0 and scale 1 on the rows that were fitted, for every tap."""
+    monitor, n_fit = Monitor(region_map), region_map.provenance.frames_fit
+    z = np.array([monitor.step(row).bands.line for row in clean.rows[:n_fit]])[63 + 24 :]
+    assert_allclose(np.median(z, axis=0), 0.0, atol=0.02)
+    assert_allclose(1.4826 * np.median(np.abs(z), axis=0), 1.0, atol=0.05)
+    assert np.isfinite(region_map.eeg.line_level).all()
+
+
+def test_a_region_is_bright_near_the_top_of_what_its_colour_had(clean, region_map):
+    first, counts = region_map.taps[0].n_voxels, region_map.taps[0].voxel_counts()
+    means = np.array([row.spatial.voxels[:first, 1] / counts for row in clean.rows[:480]])
+    for colour in range(3):
+        own = slice(4 * colour, 4 * colour + 4)
+        low, high = means[:, own].min(), means[:, own].max()
+        assert_allclose(region_map.fmri.bright[own], low + 0.955 * (high - low), rtol=1e-12)
+    assert np.isnan(region_map.fmri.bright[first:]).all()
+
+
+def test_views_disagree_below_nine_tenths_of_the_least_clean_agreement(clean, region_map):
+    monitor = Monitor(region_map)
+    seen = [monitor.step(row).consistency.agreement for row in clean.rows[480:960]]
+    least = min(agreement for agreement in seen if agreement is not None)
+    assert region_map.crossmodal.least_agreement == pytest.approx(0.9 * least)
 
 
 def test_rows_of_a_device_keep_what_only_the_workstation_can_tell(clean, region_map):
@@ -147,7 +216,7 @@ def test_too_few_and_non_finite_rows_are_refused(clean):
     with pytest.raises(InputError, match="frame 3 gives NaN or Inf"):
         calibrate(msgspec.structs.replace(clean, rows=[*clean.rows[:3], bad, *clean.rows[4:]]))
     blind = [msgspec.structs.replace(row, spatial=None) for row in clean.rows]
-    with pytest.raises(InputError, match="none of the first 720 frames has voxel sums"):
+    with pytest.raises(InputError, match="none of the first 480 frames has voxel sums"):
         calibrate(msgspec.structs.replace(clean, rows=blind))
 
 
@@ -165,11 +234,41 @@ def test_bands_see_a_gap_that_only_the_clock_shows(clean, region_map):
         for i, row in enumerate(clean.rows)
     ]
     plan = BandPlan.make("nyquist", clean.frame_rate_hz)
-    powers = band_powers(rows, plan, clean.taps, silent)
+    powers, lines = band_powers(rows, plan, clean.taps, silent)
     monitor = Monitor(region_map)
     for i, row in enumerate(rows[:600]):
         np.testing.assert_array_equal(powers[i], monitor.step(row).bands.power, err_msg=str(i))
-    assert np.isnan(powers[300]).all()
+    for values, window in ((powers[..., -1], 32), (lines, 64)):
+        known = np.isfinite(values[:500]).all(axis=tuple(range(1, values.ndim)))
+        assert_array_equal(known, [(i if i < 300 else i - 300) >= window - 1 for i in range(500)])
+
+
+def drive(folder, name, n, dark_from=None):
+    """Rows over a strip that passes by, with noise; black from one frame on."""
+    rng = np.random.default_rng(1)
+    strip = 0.8 * rng.random((3, 16, 400), dtype=np.float32)
+    frames = np.stack([strip[:, :, i // 4 : i // 4 + 16] for i in range(n)])
+    frames[dark_from or n :] = 0.0
+    np.save(folder / name, frames + 0.1 * rng.random(frames.shape, dtype=np.float32))
+    return observe(folder / "model.onnx", FrameSettings(frames=str(folder / name)))
+
+
+def test_a_long_stream_trains_a_fault_head(tmp_path):
+    """Two scenes of it are broken; the head is in the map, speaks, and stays with rows of a device."""
+    (tmp_path / "model.onnx").write_bytes(models.residual_cnn())
+    observed = drive(tmp_path, "clean.npy", 1500)
+    assert len(observed.scenes) == 2
+    region_map = from_bytes(to_bytes(calibrate(observed)))
+    assert "blackout" in region_map.faults.names
+    assert region_map.faults.mean.size == n_inputs(region_map.taps)
+    assert np.isfinite(region_map.evidence.threshold[CHANNELS.index("faults")]).all()
+    monitor = Monitor(region_map)
+    guesses = [monitor.step(row).guess for row in drive(tmp_path, "dark.npy", 500, dark_from=400).rows]
+    scores = np.array([np.nan if guess.score is None else guess.score for guess in guesses])
+    assert np.isnan(scores[:89]).all()
+    assert np.median(scores[410:]) > np.median(scores[100:400]) + 2.0  # two scenes teach no more than that
+    device = msgspec.structs.replace(observed, scenes=(), workstation=region_map)
+    assert calibrate(device).faults is region_map.faults
 
 
 @needs_data

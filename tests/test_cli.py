@@ -72,7 +72,7 @@ def test_help_names_every_command_and_loads_no_kernel():
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0
-    for command in ("taps", "calibrate", "impact", "check", "run", "replay", "report"):
+    for command in ("taps", "calibrate", "impact", "drill", "check", "run", "replay", "report"):
         assert command in result.stdout
 
 
@@ -340,6 +340,80 @@ def test_check_lists_everything_that_is_wrong(home, tmp_path):
     assert result.returncode == 2
     assert "no.npz" in result.stderr
     assert "no.onnx" in result.stderr
+
+
+# --- drill ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drill_frames(home):
+    """Frames that the map does not know: enough for one scene."""
+    np.save(home / "others.npy", np.random.default_rng(1).random((640, 3, 16, 16), dtype=np.float32))
+    return "others.npy"
+
+
+SOME = ("--scenes", "1", "--fault", "NaN/Inf", "--fault", "blackout", "--fault", "true freeze")
+
+
+def test_drill_prints_a_table_and_writes_a_page(home, drill_frames, tmp_path):
+    page = tmp_path / "drill.html"
+    result = edge_monitor("drill", "model.onnx", drill_frames, *SOME, "--seed", "3", "-o", page, cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert "NaN/Inf" in result.stdout
+    assert "true freeze: left out of 3 cases: needs a source that can show a scene again" in result.stdout
+    assert "scenes raised a flag" in result.stdout
+    assert "ramp" in result.stdout
+    assert f"wrote {page}" in result.stdout
+    assert "warning" not in result.stderr
+    assert "Drill of model.onnx on others.npy" in page.read_text()
+
+
+def test_drill_gives_the_same_json_for_the_same_seed(home, drill_frames):
+    command = ("drill", "model.onnx", drill_frames, *SOME, "--severity", "2", "--no-ramps", "--json")
+    first, second = (edge_monitor(*command, cwd=home) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    told = json.loads(first.stdout)
+    assert [(line["fault"], line["severity"]) for line in told["lines"]] == [("NaN/Inf", 2), ("blackout", 2)]
+    assert [left["fault"] for left in told["left_out"]] == ["true freeze"]
+    assert [outcome["fault"] for outcome in told["outcomes"]] == ["unbroken", "NaN/Inf", "blackout"]
+    found = told["outcomes"][1]
+    assert found["standing"] != (found["delay"] == 1)  # a map of 400 frames may alarm before
+    assert told["unbroken"]["scenes"] == 1
+
+
+def test_drill_warns_of_the_frames_that_the_map_was_calibrated_on(home, drill_frames, tmp_path):
+    np.save(tmp_path / "frames.npy", np.load(home / drill_frames))
+    options = ("--map", home / "map.npz", "--scenes", "1", "--fault", "NaN/Inf", "--severity", "1")
+    result = edge_monitor("drill", home / "model.onnx", "frames.npy", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "warning: the map was calibrated on frames.npy" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fault", "rust"], "fault: 'rust' is none of frozen exact, frozen with noise"),
+        (["--severity", "4"], "severity: 4 is not in 0 ... 3"),
+        (["--scenes", "2"], "others.npy: 640 frames, 2 scenes need 1236 (618 each); they are enough for 1"),
+        (["--seed", "-1"], "seed: -1 is below 0"),
+        (["--map", "absent.npz"], "absent.npz: No such file"),
+        (["-o", "model.onnx"], "exists and is no HTML page"),
+    ],
+)
+def test_drill_options_that_cannot_be_used(home, drill_frames, options, words):
+    assert words in refused("drill", "model.onnx", drill_frames, "--scenes", "1", *options, cwd=home)
+
+
+def test_drill_wants_the_maps_own_model_and_clean_frames(home, drill_frames, tmp_path):
+    (tmp_path / "other.onnx").write_bytes(models.cnn())
+    line = refused("drill", tmp_path / "other.onnx", drill_frames, "--scenes", "1", cwd=home)
+    assert "belongs to model model.onnx" in line
+    frames = np.load(home / drill_frames)
+    frames[500, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", frames)
+    line = refused("drill", "model.onnx", tmp_path / "nan.npy", "--scenes", "1", cwd=home)
+    assert "nan.npy: frame 500 holds NaN or Inf" in line
 
 
 # --- bad input: one line that names the thing and the bad value, exit code 2, nothing half-written ---

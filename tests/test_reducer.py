@@ -180,3 +180,52 @@ def test_fingerprint_is_of_the_whole_input_and_of_nothing_else():
         reducer.views[0].flat[i] = -reducer.views[0].flat[i]
         seen.add(reducer.reduce().fingerprint)
     assert len(seen) == reducer.views[0].size + 1
+
+
+# The picture.
+
+
+@pytest.mark.parametrize(
+    ("shape", "regions"),
+    [((3, 32, 32), (3, 3)), ((1, 2, 40), (2, 3)), ((640,), (1, 1)), ((3, 224, 224), (3, 3))],
+)
+def test_the_input_has_statistics_for_each_of_its_regions(shape, regions):
+    spec = input_spec("x", shape)
+    assert spec.picture == regions
+    assert spec.n_statistics == 6 * regions[0] * regions[1]
+    assert spec.n_features == min(spec.n_channels, 32) + spec.n_voxels + spec.n_statistics
+    assert tap_spec("t", shape).n_statistics == 0
+
+
+def test_statistics_are_those_of_the_sampled_input():
+    """A stride of 4 in a picture of 224 x 224: in lock step with their twin, on what is looked at."""
+    reducer, rng = TapReducer((input_spec("image", (3, 224, 224)),)), np.random.default_rng(20)
+    frames = []
+    for _ in range(18):
+        frame = rng.random((1, 3, 224, 224), dtype=np.float32)
+        frames.append(frame[0, :, ::4, ::4])
+        reducer.load_input(frame)
+        found = reducer.reduce().picture
+        assert_allclose(found, naive.picture(frames, 3, 3), rtol=2e-5, atol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_after_a_restart_no_picture_is_remembered():
+    used, fresh = filled(), filled()
+    for seed in range(20):
+        used.views[0][...] = np.random.default_rng(seed).random(used.views[0].shape)
+        used.reduce()
+    used.restart()
+    for seed in range(18):
+        for reducer in (used, fresh):
+            reducer.views[0][...] = np.random.default_rng(100 + seed).random(used.views[0].shape)
+        assert_array_equal(used.reduce().picture, fresh.reduce().picture)
+
+
+def test_statistics_of_a_kept_reduction_do_not_change():
+    reducer = filled()
+    kept = reducer.reduce().picture
+    before = kept.copy()
+    reducer.views[0][...] += 1.0
+    reducer.reduce()
+    assert_array_equal(kept, before)

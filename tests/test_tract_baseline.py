@@ -245,7 +245,7 @@ def test_silence_is_no_weak_drive():
     assert np.isnan(watched.active[1])
     assert np.isnan(watched.scale[2:]).all()
     tracker = ConnectivityTracker(PAIR, no_residual(PAIR), watched)
-    answers = [tracker.update(row.spatial, np.ones(2, bool)) for row in rows]
+    answers = [tracker.update(row.spatial, None, np.ones(2, bool)) for row in rows]
     z = np.array([answer.tract_z for answer in answers])
     assert np.isnan(z[values[:, 0] <= 0]).all()
     assert np.isnan(z[:, 2:]).all()

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing import get_context
 
 from _detection_compare import keep_comparison, keep_scores
-from _detection_config import BUDGETS, splits
+from _detection_config import BUDGETS
 from _detection_events import judge_scene
 from _detection_peers import PEERS
 from _detection_system import (
@@ -35,10 +35,10 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def stages(bench: Bench) -> dict[str, list[Task]]:
     """Tasks of every stage; those of one stage do not need each other."""
     scenes = [(split, k) for split in ("test", "ramp", "design") for k in range(len(bench.plans(split)))]
-    trips = [plan for split in splits(bench.configuration, bench.mode) for plan in bench.plans(split)]
+    trips = [plan for split in ("fresh", "test", "ramp", "design") for plan in bench.plans(split)]
     return {
-        "drive": [partial(collect_trip, bench, plan) for plan in trips],
-        "calibrate": [partial(calibrated, bench)],
+        "drive": [partial(collect_trip, bench, plan) for plan in bench.plans("pool")],
+        "calibrate": [partial(calibrated, bench), *(partial(collect_trip, bench, plan) for plan in trips)],
         "bank": [
             partial(keep_bank, bench, "both", ("drill", "other")),
             partial(keep_bank, bench, "other", ("other",)),

@@ -105,8 +105,9 @@ def multiply(inputs: Float32Array, matrix: Float32Array, out: Float32Array) -> N
     """Product of a vector (m,) and a matrix (m, n), flattened row by row."""
     n = out.size
     out[:] = np.float32(0.0)
-    # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index, either of
-    # which would keep the compiler from using vectors. Four rows at once load and store the sums once for them.
+    # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index,
+    # either of which would keep the compiler from using vectors. Four rows at once load and store the sums
+    # once for them.
     whole = inputs.size - inputs.size % 4
     for i in range(0, whole, 4):
         a, b, c, d = inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]
@@ -369,16 +370,16 @@ def prepare(
     state_usable: BoolArray,
     out: FloatArray,
 ) -> None:
-    """`levels` and `drives` in one call, into ``out`` (n_features + 2 n_voxels,): crossing over from Python costs more."""
+    """`levels` and `drives` in one call, into ``out`` (n_features + 2 n_voxels,): each call costs time."""
     n = table.shape[1]
     levels(voxels, channels, picture, frames, layout, edges, table, state_usable, out[:n])
     drives(voxels, frames, nodes, out[n:].reshape((2, voxels.shape[0])))
 
 
 @kernel(
-    "int64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], float32[::1], "
-    "float32[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], float32[::1], float64[::1], float64[::1], "
-    "float64[::1])"
+    "int64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
+    "float32[::1], float32[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], float32[::1], "
+    "float64[::1], float64[::1], float64[::1])"
 )
 def compare(
     values: FloatArray,
@@ -399,8 +400,9 @@ def compare(
 ) -> int:
     """`residuals` and `tracts` in one call; return the weakest tract.
 
-    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, with the closed drives exponentiated, and its
-    logarithms. ``out_residual`` (1 + n_taps,): the largest of the network's own taps, and those of all taps.
+    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, with the closed drives
+    exponentiated, and its logarithms. ``out_residual`` (1 + n_taps,): the largest of the network's own
+    taps, and those of all taps.
     """
     n = table.shape[1]
     out_residual[0] = residuals(

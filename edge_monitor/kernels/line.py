@@ -1,8 +1,8 @@
 """A spectral line: how far the strongest bin of each tap's spectrum stands above its floor.
 
-Driving has a broad spectrum; flicker, a hunting exposure control or a rolling band add one frequency. Every bin
-is compared with its own clean level first, so that the fall of a clean spectrum towards high frequencies is no
-line; what lifts all bins alike, such as a hard cut, cancels.
+Driving has a broad spectrum; flicker, a hunting exposure control or a rolling band add one frequency. Every
+bin is compared with its own clean level first, so that the fall of a clean spectrum towards high
+frequencies is no line; what lifts all bins alike, such as a hard cut, cancels.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def squash(inputs: FloatArray, standard: FloatArray, out: Float32Array) -> None:
 
 @kernel("void(float32[::1], float32[:, ::1], float32[::1])")
 def affine(inputs: Float32Array, weights: Float32Array, out: Float32Array) -> None:
-    """``inputs`` (m,) times ``weights`` (m + 1, n) whose last row is the bias."""
+    """Multiply ``inputs`` (m,) by ``weights`` (m + 1, n), whose last row is the bias."""
     n = out.size
     out[:] = weights[inputs.size]
     whole = inputs.size - inputs.size % 4

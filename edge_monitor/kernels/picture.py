@@ -135,12 +135,12 @@ def motion(thumbs: FloatArray, count: int, lag: int) -> float:
     total = 0.0
     for j in range(newest.size):
         total += abs(newest[j] - past[j])
-    return total / newest.size
+    return float(total / newest.size)
 
 
 @kernel(
-    "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], int64[::1], float32[:, ::1], "
-    "float64[::1])"
+    "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], int64[::1], "
+    "float32[:, ::1], float64[::1])"
 )
 def statistics(
     pixels: Float32Array,

@@ -1,7 +1,7 @@
 """Structure functions: how far a signal moves over some lags, as means of logarithms.
 
-A frozen scene moves over many frames as little as over one; flicker moves most over half its period. A mean of
-logarithms is not filled by one hard cut (design section 6).
+A frozen scene moves over many frames as little as over one; flicker moves most over half its period. A mean
+of logarithms is not filled by one hard cut (design section 6).
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ def band_powers(
 
 
 def fit_line(density: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
-    """Clean level of every bin and baseline of the peak over the floor, from densities (n_rows, n_taps, n_bins)."""
+    """Clean level of every bin, and baseline of the peak over the floor.
+
+    ``density`` (n_rows, n_taps, n_bins).
+    """
     warm = density[np.isfinite(density).all(axis=(1, 2))].astype(np.float64)
     n_taps, n_bins = density.shape[1:]
     if len(warm) < 2:

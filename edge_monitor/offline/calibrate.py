@@ -146,15 +146,15 @@ def _budget_remarks(evidence: EvidenceNull) -> Iterator[str]:
         honest = ENOUGH_EVENTS / hours
         total_h = ENOUGH_EVENTS / budget / (1.0 - FIT_SHARE - JUDGE_SHARE)
         yield (
-            f"{hours:.2f} h of clean frames set the thresholds: too little for {budget:g} alarms per hour, which "
-            f"takes {total_h:.3g} h of frames in all; thresholds are extrapolated. "
+            f"{hours:.2f} h of clean frames set the thresholds: too little for {budget:g} alarms per hour, "
+            f"which takes {total_h:.3g} h of frames in all; thresholds are extrapolated. "
             f"These frames would do for --alarms-per-hour {honest:.2g}"
         )
     low, high = poisson_interval(evidence.judge_alarms, evidence.judge_hours)
     if low > budget:
         yield (
-            f"{evidence.judge_alarms} false alarms in {evidence.judge_hours:.2f} h of clean frames that tuned "
-            f"nothing: {low:.2g} to {high:.2g} per hour, more than the budget of {budget:g}"
+            f"{evidence.judge_alarms} false alarms in {evidence.judge_hours:.2f} h of clean frames that "
+            f"tuned nothing: {low:.2g} to {high:.2g} per hour, more than the budget of {budget:g}"
         )
 
 
@@ -179,8 +179,8 @@ class Scores(msgspec.Struct, frozen=True, eq=False):
     """What the monitor said about n clean rows; NaN (or state -1) where it said nothing.
 
     ``evidence`` (n, n_channels) smoothed scores, ``overexposed`` (n,) bool, ``anomaly`` (n, 2) temporal and
-    spatial score, ``coherence`` and ``agreement`` (n,), ``states`` (n, n_taps) int64, ``confirmed`` (n,) int64
-    flags confirmed.
+    spatial score, ``coherence`` and ``agreement`` (n,), ``states`` (n, n_taps) int64, ``confirmed`` (n,)
+    int64 flags confirmed.
     """
 
     evidence: FloatArray

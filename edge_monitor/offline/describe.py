@@ -119,8 +119,8 @@ def _thresholds(region_map: RegionMap) -> Table:
         box=None,
         pad_edge=False,
         title=f"Evidence: budget {null.alarms_per_hour:g} false alarms per hour",
-        caption=f"{null.held_out_alarms} flags in the {null.held_out_hours:.2f} h of clean frames that set the "
-        f"thresholds, {null.judge_alarms} in {null.judge_hours:.2f} h that tuned nothing",
+        caption=f"{null.held_out_alarms} flags in the {null.held_out_hours:.2f} h of clean frames that set "
+        f"the thresholds, {null.judge_alarms} in {null.judge_hours:.2f} h that tuned nothing",
     )
     for title in ("channel", "median score", "99.5 % quantile", "threshold, -log p", "overexposed"):
         table.add_column(title, justify="left" if title == "channel" else "right")

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from edge_monitor.offline.drill import GUARDS, RAMP_S, UNBROKEN, WITHIN_S, Case, Outcome
+from edge_monitor.offline.fault_bank import CALLED
 from edge_monitor.region_map import RegionMap
 
 HELD = "true freeze"
@@ -87,10 +88,10 @@ def summarize(
     groups: dict[tuple[str, float, bool], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.fault, outcome.severity, outcome.ramp), []).append(outcome)
-    names = {*GUARDS.values(), *(region_map.faults.names if region_map.faults else ())}
+    heard = {*GUARDS.values(), *(region_map.faults.names if region_map.faults else ())}
     unbroken = [outcome for outcome in outcomes if outcome.fault == UNBROKEN]
     order = list(dict.fromkeys(fault for fault, _, _ in groups))
-    lines = [_line(group, origin.frame_rate_hz, names) for key, group in groups.items() if key[0] != UNBROKEN]
+    lines = [_line(group, origin.frame_rate_hz, heard) for key, group in groups.items() if key[0] != UNBROKEN]
     reasons = Counter((case.fault, why) for case, why in skipped)
     return Drilled(
         model=origin.model,
@@ -111,8 +112,9 @@ def summarize(
     )
 
 
-def _line(group: Sequence[Outcome], rate_hz: float, names: Collection[str]) -> FaultLine:
+def _line(group: Sequence[Outcome], rate_hz: float, heard: Collection[str]) -> FaultLine:
     first = group[0]
+    name = CALLED.get(first.fault, first.fault)
     counted = [o for o in group if o.fault != HELD or o.moving is not False]
     found = [o for o in counted if o.delay is not None]
     flags = Counter(o.flag for o in found)
@@ -127,7 +129,7 @@ def _line(group: Sequence[Outcome], rate_hz: float, names: Collection[str]) -> F
         found=len(found),
         median_delay=float(median(o.delay for o in found if o.delay is not None)) if found else None,
         flag=flags.most_common(1)[0][0] if found else None,
-        named=sum(o.named == o.fault for o in found) if found and first.fault in names else None,
+        named=sum(o.named == name for o in found) if found and name in heard else None,
         impact=fmean(o.impact for o in counted) if counted else None,
     )
 
@@ -181,8 +183,8 @@ def explanation(drilled: Drilled) -> str:
     return (
         f"{times}, end: detected within that time, and before the scene's end after {RAMP_S:g} s, when a "
         "ramp is at its full strength. delay: median of the detected, in frames of "
-        f"1/{drilled.frame_rate_hz:g} s, the first faulty one included. flag: raised first most often. named: the fault named right, of the "
-        "detected. impact: share of decisions that the fault changed."
+        f"1/{drilled.frame_rate_hz:g} s, the first faulty one included. flag: raised first most often. "
+        "named: the fault named right, of the detected. impact: share of decisions that the fault changed."
     )
 
 

@@ -41,9 +41,8 @@ class Bank(msgspec.Struct, frozen=True, eq=False):
 
 def head_faults() -> tuple[str, ...]:
     """Names of the faults that a head can learn."""
-    return tuple(
-        fault.name for fault in FAULTS if fault.name not in EXACT and fault.stage is not Stage.STREAM
-    ) + ("true freeze",)
+    learned = (f.name for f in FAULTS if f.name not in EXACT and f.stage is not Stage.STREAM)
+    return (*learned, "true freeze")
 
 
 def make_bank(
@@ -94,7 +93,7 @@ def make_bank(
 
 
 def gather_clean(region_map: RegionMap, rows: Sequence[StatRow], progress: Progress = silent) -> FloatArray:
-    """Inputs of clean rows, every `STRIDE`-th, (n, n_inputs)."""
+    """Gather the inputs of clean rows, every `STRIDE`-th, (n, n_inputs)."""
     monitor = Monitor(region_map)
     inputs = []
     for i, row in enumerate(rows):
@@ -109,7 +108,7 @@ def gather_clean(region_map: RegionMap, rows: Sequence[StatRow], progress: Progr
 
 
 def gathered(report: HealthReport) -> FloatArray | None:
-    """Inputs of the head in one report, None while they are not known."""
+    """Gather the inputs of the head from one report, None while they are not known."""
     if report.connectivity is None or report.bands is None or report.connectivity.shift_score is None:
         return None
     out = np.empty(

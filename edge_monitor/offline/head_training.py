@@ -73,7 +73,7 @@ def train_head(
 
 
 def bounded(x: FloatArray, mean: FloatArray, scale: FloatArray) -> Float32Array:
-    """Inputs (n, n_inputs) as the device's kernel bounds them (`kernels.perceptron.squash`)."""
+    """Bound inputs (n, n_inputs) as the device's kernel does (`kernels.perceptron.squash`)."""
     u = np.nan_to_num((x - mean) / scale, nan=0.0, posinf=1e6, neginf=-1e6)
     return (u / (1.0 + np.abs(u) / KNEE)).astype(np.float32)
 

@@ -14,7 +14,7 @@ from edge_monitor.errors import InputError
 from edge_monitor.offline.delivery import delays, delivered, plan_of, seen_by_camera
 from edge_monitor.offline.faults import EXTRAS, FAULTS, Stage
 from edge_monitor.offline.model_faults import faulty_model
-from edge_monitor.offline.picture_faults import picture_fault
+from edge_monitor.offline.picture_faults import picture_fault, rounded
 from edge_monitor.offline.scene import BEFORE, Scene
 from edge_monitor.offline.stream_faults import Delivery
 from edge_monitor.offline.tapped_model import TappedModel
@@ -22,7 +22,7 @@ from edge_monitor.pipeline import Monitor
 from edge_monitor.types import StatRow, TapSpec
 
 LEVELS = 255
-"""Steps of a camera's numbers: what a fault leaves between two of them would give it away."""
+"""Steps of a camera's numbers at most: what a fault leaves between two of them would give it away."""
 _STAGES = {fault.name: fault.stage for fault in (*FAULTS, *EXTRAS)}
 
 
@@ -36,17 +36,23 @@ class Injection(msgspec.Struct, frozen=True):
 
 
 class Range(msgspec.Struct, frozen=True, eq=False):
-    """Full scale of a model's input, per channel: ``low`` and ``high`` of shape (C, 1, 1) or (N,)."""
+    """Full scale of a model's input, per channel: ``low`` and ``high`` of shape (C, 1, 1) or (N,).
+
+    ``steps``, of the same shape: steps of the camera's numbers between them.
+    """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    steps: NDArray[np.float64]
 
     @classmethod
     def of(cls, frames: NDArray[np.float32]) -> Range:
         """Range of some frames (n, C, H, W) or (n, N)."""
         axes = (0, 2, 3) if frames.ndim == 4 else (0,)
         low, high = (f(frames, axis=axes, keepdims=True)[0].astype(np.float64) for f in (np.min, np.max))
-        return cls(low, np.maximum(high, low + 1e-6))
+        channels = frames.swapaxes(0, 1).reshape(frames.shape[1], -1)
+        steps = np.array([_steps(channel) for channel in channels], np.float64).reshape(low.shape)
+        return cls(low, np.maximum(high, low + 1e-6), steps)
 
     def to_unit(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scale to 0 ... 1, always (C, H, W)."""
@@ -59,8 +65,16 @@ class Range(msgspec.Struct, frozen=True, eq=False):
 
     def from_unit(self, picture: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Scale back to the model's input, on the camera's steps."""
-        steps = np.rint(picture.astype(np.float64) * LEVELS).reshape(shape)
-        return (self.low + steps * ((self.high - self.low) / LEVELS)).astype(np.float32)
+        share = np.rint(picture.reshape(shape) * self.steps) / self.steps
+        return (self.low + share * (self.high - self.low)).astype(np.float32)
+
+
+def _steps(values: NDArray[np.float32]) -> int:
+    """Steps between the least and the largest of some values, as far as these lie on a camera's steps."""
+    distinct = np.unique(values)
+    if not 2 <= distinct.size <= LEVELS + 1:
+        return LEVELS
+    return min(LEVELS, round(float((distinct[-1] - distinct[0]) / np.diff(distinct).min())))
 
 
 class Injector:
@@ -123,9 +137,15 @@ class Injector:
         broken = frames.copy()
         for i, frame in enumerate(frames):
             level = 0.0 if i < BEFORE else injection.levels[i - BEFORE]
-            unit = fault(self._range.to_unit(frame), level)
+            clean = self._range.to_unit(frame)
+            unit = fault(clean, level)
             if level > 0.0:
-                broken[i] = self._range.from_unit(unit, frame.shape)
+                # What the fault leaves alone stays the same to the bit, though it is beyond full scale or off
+                # the steps: a picture that was merely scaled there and back is no fault.
+                same = (unit == clean) | (unit == rounded(clean))
+                broken[i] = np.where(
+                    same.reshape(frame.shape), frame, self._range.from_unit(unit, frame.shape)
+                )
         return broken
 
     def _run(

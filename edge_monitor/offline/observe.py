@@ -23,9 +23,10 @@ from edge_monitor.types import FloatArray, IntArray, StatRow, TapSpec
 
 FIT_SHARE = 0.4
 """Share of the rows that fits baselines and trains the fault head."""
-N_SCENES, SCENE_FRAMES, SCENE_LEAD = 96, 90, 300
-"""Stretches of the fitted part that the fault head's training breaks, their frames, and clean rows before them."""
-SCENE_BYTES = 2**29
+N_SCENES, SCENE_FRAMES, SCENE_LEAD = 192, 90, 300
+"""Stretches of the fitted part that the fault head's training breaks, their frames, and clean rows before
+them."""
+SCENE_BYTES = 2**30
 """Memory for them at most; large pictures have fewer."""
 N_GOLDEN = 8
 N_IMAGES = 256
@@ -54,8 +55,8 @@ class Images(msgspec.Struct, frozen=True, eq=False):
 class Observed(msgspec.Struct, frozen=True, eq=False):
     """Clean rows of one model with what identifies it; ``seed`` of the demo road, else 0.
 
-    Rows that a device recorded come with no ``images`` and ``scenes``, but with the ``workstation`` map that the device
-    used: what only images can tell is taken from there.
+    Rows that a device recorded come with no ``images`` and ``scenes``, but with the ``workstation`` map
+    that the device used: what only images can tell is taken from there.
     """
 
     model: str

@@ -97,7 +97,7 @@ def _levels(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FloatArray:
 
 
 def _floors(levels: FloatArray, taps: tuple[TapSpec, ...]) -> FloatArray:
-    """Floor of every feature: a share of its own mean, and a little of that of its kind for what is silent."""
+    """Floor of every feature: a share of its own mean, and a little of its kind's for what is silent."""
     mean = levels.mean(axis=0) if len(levels) else np.zeros(levels.shape[1])
     kinds = []
     for number, tap in enumerate(taps):

@@ -1,4 +1,4 @@
-"""Thresholds of the evidence channels, from clean scores to a stated false-alarm budget (design section 6)."""
+"""From clean scores to thresholds that keep a stated false-alarm budget (design section 6)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from edge_monitor.types import CHANNELS, BoolArray, FloatArray
 TAIL = np.geomspace(1.0, 0.005, 64)
 """Tail probabilities at which clean scores are tabulated."""
 DEBOUNCE = 4
-"""A flag confirms after so many frames over its threshold (`flags.FLAGS`): events are counted the same way."""
+"""A flag confirms after so many frames over its threshold (`flags.FLAGS`): events are counted the same
+way."""
 SHARES = {"stall": 0.1} | dict.fromkeys(("input", "spatial", "temporal", "output", "tracts"), 0.02)
-"""Share of the budget of channels that are no full members: the stall speaks rarely, and the last ones explain more
-than they find. The others have equal shares of what is left."""
+"""Share of the budget of channels that are no full members: the stall speaks rarely, and the last ones
+explain more than they find. The others have equal shares of what is left."""
 OVEREXPOSED_MARGIN = 1.25
 """While overexposed a channel alarms at so many times its clean maximum (design section 6)."""
 SCALES = np.geomspace(0.5, 2.0, 201)
@@ -56,7 +57,9 @@ def fit_evidence(
 def fit_thresholds(
     surprise: FloatArray, overexposed: BoolArray, rate_hz: float, alarms_per_hour: float
 ) -> FloatArray:
-    """Thresholds (n_channels, 2): every channel at its share, then one scale so that all together keep the budget.
+    """Thresholds (n_channels, 2): every channel at its share, then one scale for all.
+
+    The scale is the smallest with which all channels together keep the budget.
 
     Parameters
     ----------

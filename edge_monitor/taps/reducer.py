@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
-from edge_monitor.kernels.fingerprint import fingerprint
 from edge_monitor.kernels import picture
+from edge_monitor.kernels.fingerprint import fingerprint
 from edge_monitor.kernels.moments import N_COLUMNS, N_LANES, moments
 from edge_monitor.types import FloatArray, IntArray, SpatialBlock, TapSpec
 

@@ -192,10 +192,6 @@ def _evidence(channel: str, explain: Callable[[Findings], str]) -> Callable[[Fin
             "surprise": float(f.evidence.surprise[index]),
             "score": float(f.evidence.score[index]),
         }
-        if f.consistency is not None:  # every alarm tells how far the two views agree (design D9)
-            c = f.consistency
-            terms = {"consistency": c.score, "rho": c.rho, "agreement": c.agreement, "coherence": c.coherence}
-            values |= {name: term for name, term in terms.items() if term is not None}
         return Verdict(True, f"{explain(f)}{_likely(f.guess)}", values)
 
     return test
@@ -349,6 +345,15 @@ FLAGS: tuple[FlagRow, ...] = (
 # fmt: on
 
 
+def _terms(consistency: Consistency | None) -> dict[str, float]:
+    """How far the two views agree: it is told with every flag (design D9)."""
+    if consistency is None:
+        return {}
+    c = consistency
+    terms = {"consistency": c.score, "rho": c.rho, "agreement": c.agreement, "coherence": c.coherence}
+    return {name: term for name, term in terms.items() if term is not None}
+
+
 def _is_calm(f: Findings) -> bool:
     """Whether no test can fail: by far the most frequent case, told at once.
 
@@ -423,7 +428,7 @@ class FlagTracker:
             before = states[i]
             if not verdict.failed and before.counter == COUNTER_PASSED and before.status is _INACTIVE:
                 continue  # nothing wrong and nothing to forget: by far the most frequent case
-            states[i] = self._advance(row, before, verdict, t_ns)
+            states[i] = self._advance(row, before, verdict, findings.consistency, t_ns)
             moved = True
             told = self._tell(i, states[i], frame, t_ns)
             if told is not None:
@@ -436,14 +441,16 @@ class FlagTracker:
             )
         return tuple(transitions)
 
-    def _advance(self, row: FlagRow, flag: FlagState, verdict: Verdict, t_ns: int) -> FlagState:
+    def _advance(
+        self, row: FlagRow, flag: FlagState, verdict: Verdict, consistency: Consistency | None, t_ns: int
+    ) -> FlagState:
         """Step one fault counter and derive the status."""
         counter, status = flag.counter, flag.status
         cause, values, occurrences = flag.cause, flag.values, flag.occurrences
         if verdict.failed:
             counter = min(COUNTER_FAILED, max(counter, 0) + row.up)
             if status is not FlagStatus.CONFIRMED:  # what confirmed it stays its cause
-                cause, values = verdict.cause, dict(verdict.values)
+                cause, values = verdict.cause, {**_terms(consistency), **verdict.values}
             self._released.discard(row.code)
             if counter == COUNTER_FAILED and status is not FlagStatus.CONFIRMED:
                 status, occurrences = FlagStatus.CONFIRMED, occurrences + 1

@@ -405,3 +405,5 @@ def test_a_browser_draws_the_page(drilled, tmp_path):
     image = np.asarray(Image.open(screenshot(page, tmp_path / "page.png")).convert("RGB"))
     assert (image < 250).any(axis=2).mean() > 0.02
     assert len(np.unique(image[::3, ::3].reshape(-1, 3), axis=0)) > 100
+    red, green, blue = np.moveaxis(image[:1500, :850].astype(int), 2, 0)
+    assert ((red > 200) & (green > 200) & (blue < 120)).sum() > 1000  # always found, not hatched

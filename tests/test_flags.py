@@ -271,6 +271,20 @@ def test_what_raises_a_flag_is_not_calm(row):
     assert not _is_calm(RAISERS[row.code])
 
 
+@pytest.mark.parametrize(
+    "findings",
+    [
+        *(frame(ratios={channel: 1.0}) for channel in CHANNELS),
+        frame(rate_hz=23.9),
+        frame(latency_ns=33_000_001),
+        frame(views=agreeing(0.69)),
+    ],
+)
+def test_what_barely_fails_a_test_is_not_calm(findings):
+    assert sum(bool(row.test(findings).failed) for row in FLAGS) == 1
+    assert not _is_calm(findings)
+
+
 @given(
     st.builds(
         frame,

@@ -183,7 +183,7 @@ def test_a_stutter_holds_the_scene_that_it_meets_and_not_that_of_the_onset():
     for k in held:
         difference = frames[k] - clean[plan[k].index]
         assert 0.5 < difference.std() < 5.0  # the sensor's noise is 2
-        steps = full.to_unit(frames[k]) * 255
+        steps = full.to_unit(frames[k]) * full.steps
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-2)  # as any picture that was digitised
     free = [k for k, delivery in enumerate(plan) if not delivery.again]
     np.testing.assert_array_equal(frames[free], clean[free])

@@ -44,8 +44,8 @@ def regions(statistics, name):
 
 
 def test_order_of_the_statistics():
-    assert (kernel.ACROSS, kernel.DOWN, kernel.LAPLACIAN) == tuple(map(PICTURE.index, PICTURE[:3]))
-    assert (kernel.CHANGE_1, kernel.CHANGE_2, kernel.SAME) == tuple(map(PICTURE.index, PICTURE[3:]))
+    assert tuple(map(PICTURE.index, PICTURE[:3])) == (kernel.ACROSS, kernel.DOWN, kernel.LAPLACIAN)
+    assert tuple(map(PICTURE.index, PICTURE[3:])) == (kernel.CHANGE_1, kernel.CHANGE_2, kernel.SAME)
     assert kernel.N_STATISTICS == N
 
 
@@ -83,9 +83,7 @@ def test_lock_step_with_the_definition(shape, grid):
 def test_any_shape_follows_the_definition(channels, height, width, n, scale, seed):
     shape, grid = (channels, height, width), (min(2, height), min(2, width))
     frames = (scale * np.random.default_rng(seed).random((n, *shape))).astype(np.float32)
-    assert_allclose(
-        after(frames, grid=grid), naive.picture(frames, *grid), rtol=5e-5, atol=1e-5 * scale
-    )
+    assert_allclose(after(frames, grid=grid), naive.picture(frames, *grid), rtol=5e-5, atol=1e-5 * scale)
 
 
 def test_statistics_are_unknown_until_there_are_so_many_pictures():

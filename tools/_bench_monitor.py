@@ -20,8 +20,8 @@ from _bench_rows import RATE_HZ, TAPS, synthetic_rows
 from _bench_taps import DEMO, one_thread
 
 from edge_monitor.config import HealthPageSettings, MonitorSettings, RecordingSettings, SinkSettings
-from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.fault_head import n_inputs
+from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.offline.calibrate import calibrate
 from edge_monitor.offline.fault_bank import head_faults
 from edge_monitor.offline.head_training import HIDDEN

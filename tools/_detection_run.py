@@ -20,9 +20,8 @@ from _detection_system import (
     collect_trip,
     heads,
     keep_alarms,
-    keep_bank,
-    keep_clean,
     keep_maps,
+    other_bank,
 )
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -39,12 +38,8 @@ def stages(bench: Bench) -> dict[str, list[Task]]:
     return {
         "drive": [partial(collect_trip, bench, plan) for plan in bench.plans("pool")],
         "calibrate": [partial(calibrated, bench), *(partial(collect_trip, bench, plan) for plan in trips)],
-        "bank": [
-            partial(keep_bank, bench, "both", ("drill", "other")),
-            partial(keep_bank, bench, "other", ("other",)),
-            partial(keep_clean, bench),
-        ],
-        "heads": [partial(keep_maps, bench, head) for head in ("", *heads())],
+        "bank": [partial(other_bank, bench), partial(keep_maps, bench, "")],
+        "heads": [partial(keep_maps, bench, head) for head in heads()],
         "alarms": [partial(keep_alarms, bench, b, part) for part in ("fresh", "judge") for b in BUDGETS],
         "faults": [partial(judge_scene, bench, split, k) for split, k in scenes],
         "peers": [partial(keep_scores, bench, peer) for peer in sorted(PEERS, key="ADWIN".__ne__)],

@@ -35,7 +35,7 @@ from _venv import ROOT
 from edge_monitor.config import CalibrationSettings
 from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.offline.calibrate import JUDGE_SHARE, calibrate
-from edge_monitor.offline.fault_bank import Bank, gather_clean, make_bank
+from edge_monitor.offline.fault_bank import Bank, make_bank
 from edge_monitor.offline.head_training import fit_head
 from edge_monitor.offline.injection import Injector, Range
 from edge_monitor.offline.observe import FIT_SHARE, GOLDEN_TOLERANCE, N_GOLDEN, SCENE_LEAD, Images, Observed
@@ -44,7 +44,7 @@ from edge_monitor.offline.thresholds import fit_evidence
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
 from edge_monitor.taps.onnx import quiet_options
-from edge_monitor.types import CHANNELS, StatRow
+from edge_monitor.types import CHANNELS, FloatArray, StatRow
 
 ALIKE = {"frozen with noise": "true freeze"}
 """What leaves the head's training together with a fault, being the same to it."""
@@ -134,7 +134,14 @@ def calibrated(bench: Bench) -> int:
     """Calibrate for one false alarm per hour, as a user does."""
     target = map_path(bench, "1 per hour")
     if not target.exists():
-        save_region_map(calibrate(observed(bench), CalibrationSettings(alarms_per_hour=1.0)), target)
+
+        def keep(bank: Bank, clean: FloatArray) -> None:
+            save_bank(bench, "both", bank)
+            with atomic(bench.results / "clean.npy") as part:
+                np.save(part, clean)
+
+        settings = CalibrationSettings(alarms_per_hour=1.0)
+        save_region_map(calibrate(observed(bench), settings, keep=keep), target)
     return 1
 
 
@@ -156,27 +163,20 @@ def injector_of(bench: Bench) -> Injector:
     return Injector(bench.configuration.path.read_bytes(), region_map.taps, full_scale, RATE_HZ)
 
 
-def keep_bank(bench: Bench, name: str, variants: tuple[str, ...]) -> int:
-    """Make a bank, as the calibration does."""
-    target = bench.results / f"bank-{name}.npz"
-    if not target.exists():
+def save_bank(bench: Bench, name: str, bank: Bank) -> None:
+    with atomic(bench.results / f"bank-{name}.npz") as part:
+        np.savez(part, names=bank.names, inputs=bank.inputs, labels=bank.labels, scenes=bank.scenes)
+
+
+def other_bank(bench: Bench) -> int:
+    """Make a bank of nothing but the injectors that the drill does not use."""
+    if not (bench.results / "bank-other.npz").exists():
         scenes: Sequence[Scene] = load_scenes(bench.plans("pool"), bench.rows, SCENE_LEAD)
         region_map = load_map(bench, "1 per hour")
         bank = make_bank(
-            injector_of(bench), region_map, scenes, variants=variants, seed=region_map.provenance.seed
+            injector_of(bench), region_map, scenes, variants=("other",), seed=region_map.provenance.seed
         )
-        with atomic(target) as part:
-            np.savez(part, names=bank.names, inputs=bank.inputs, labels=bank.labels, scenes=bank.scenes)
-    return 1
-
-
-def keep_clean(bench: Bench) -> int:
-    """Keep the head's inputs of the rows that fit."""
-    target = bench.results / "clean.npy"
-    if not target.exists():
-        clean = gather_clean(load_map(bench, "1 per hour"), pool(bench)["fit"])
-        with atomic(target) as part:
-            np.save(part, clean)
+        save_bank(bench, "other", bank)
     return 1
 
 

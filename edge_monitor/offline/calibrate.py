@@ -16,7 +16,7 @@ from edge_monitor.config import CalibrationSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
-from edge_monitor.offline.head_training import train_head
+from edge_monitor.offline.head_training import Keep, train_head
 from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
 from edge_monitor.offline.residual import fit_residual
 from edge_monitor.offline.thresholds import TAIL, fit_evidence, poisson_interval
@@ -42,7 +42,10 @@ MIN_FRAMES = 100
 
 
 def calibrate(
-    observed: Observed, settings: CalibrationSettings | None = None, progress: Progress = silent
+    observed: Observed,
+    settings: CalibrationSettings | None = None,
+    progress: Progress = silent,
+    keep: Keep | None = None,
 ) -> RegionMap:
     """Learn a region map from clean rows.
 
@@ -51,6 +54,8 @@ def calibrate(
     observed : Observed
         Clean rows in the order in which they happened.
     settings : CalibrationSettings, optional
+    keep : callable, optional
+        Takes what the fault head was trained on, for whoever wants to train others.
 
     Raises
     ------
@@ -107,7 +112,7 @@ def calibrate(
         golden=observed.golden,
         impact=None if known is None else known.impact,
     )
-    head = known.faults if known is not None else train_head(observed, provisional, n_fit, progress)
+    head = known.faults if known is not None else train_head(observed, provisional, n_fit, progress, keep)
     provisional = msgspec.structs.replace(provisional, faults=head)
     held_out = rows[n_fit:n_known]
     scores = _score(provisional, held_out, "score", progress)

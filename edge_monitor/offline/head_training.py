@@ -6,13 +6,15 @@ being sure of the next one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.kernels.perceptron import KNEE
 from edge_monitor.offline.fault_bank import Bank, gather_clean, make_bank
 from edge_monitor.offline.injection import Injector, Range
-from edge_monitor.offline.observe import Observed, Progress, silent
+from edge_monitor.offline.observe import Observed, Progress
 from edge_monitor.region_map import FaultHead, RegionMap
 from edge_monitor.types import FloatArray
 
@@ -55,8 +57,12 @@ def fit_head(bank: Bank, clean: FloatArray, seed: int = 0) -> FaultHead | None:
     return FaultHead(bank.names, mean, scale, hidden, output, accuracy)
 
 
+Keep = Callable[[Bank, FloatArray], None]
+"""Takes what a head was trained on: the bank and the clean samples."""
+
+
 def train_head(
-    observed: Observed, provisional: RegionMap, n_fit: int, progress: Progress = silent
+    observed: Observed, provisional: RegionMap, n_fit: int, progress: Progress, keep: Keep | None
 ) -> FaultHead | None:
     """Make a bank from the observed scenes and train on it; None without scenes to break."""
     if not observed.scenes:
@@ -66,6 +72,8 @@ def train_head(
     )
     bank = make_bank(injector, provisional, observed.scenes, seed=observed.seed, progress=progress)
     clean = gather_clean(provisional, observed.rows[:n_fit], progress)
+    if keep is not None:
+        keep(bank, clean)
     progress("head", 0, 1)
     head = fit_head(bank, clean, seed=observed.seed)
     progress("head", 1, 1)

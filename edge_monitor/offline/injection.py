@@ -70,9 +70,9 @@ class Range(msgspec.Struct, frozen=True, eq=False):
 
 
 def _steps(values: NDArray[np.float32]) -> int:
-    """Steps between the least and the largest of some values, as far as these lie on a camera's steps."""
+    """Count the steps between the least and the largest value, `LEVELS` where the values do not tell."""
     distinct = np.unique(values)
-    if not 2 <= distinct.size <= LEVELS + 1:
+    if not LEVELS // 4 <= distinct.size <= LEVELS + 1:  # too few to meet every step, or no steps at all
         return LEVELS
     return min(LEVELS, round(float((distinct[-1] - distinct[0]) / np.diff(distinct).min())))
 

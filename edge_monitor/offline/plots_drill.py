@@ -45,7 +45,7 @@ def detection(
     panel = figure.subplots()
     norm, cmap = Normalize(0.0, 1.0), levels("cividis", 20)
     colours = cmap(norm(np.ma.masked_invalid(share)))
-    panel.axhspan(-0.5, len(faults) - 0.5, **UNKNOWN_FILL)
+    panel.axhspan(-0.5, len(faults) - 0.5, zorder=-1, **UNKNOWN_FILL)
     panel.imshow(colours, aspect="auto")
     for (row, column), value in np.ndenumerate(share):
         if np.isfinite(value):

@@ -82,7 +82,9 @@ def fit_thresholds(
     joint[known] = np.nanmax(ratio[known], axis=1)
     peaks = event_peaks(joint)
     allowed = int(alarms_per_hour * hours)
-    within = [scale for scale in SCALES.tolist() if np.count_nonzero(peaks >= scale) <= allowed]
+    # Where the budget allows no event, none was seen to be within it: nothing speaks for lower thresholds.
+    least = SCALES[0] if allowed else 1.0
+    within = [s for s in SCALES.tolist() if s >= least and np.count_nonzero(peaks >= s) <= allowed]
     return np.asarray(threshold * (within[0] if within else SCALES[-1]), np.float64)
 
 

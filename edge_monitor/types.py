@@ -32,7 +32,7 @@ CHANNELS = (
 spectral line over the floor, fault head, stalled scene. Those that explain: input densities, layer
 densities, band powers, output entropy, structural tracts."""
 
-PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same")
+PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same", "flat")
 """Statistics of each region of a picture, see `kernels.picture`."""
 
 CHANNEL_GROUPS = 32

@@ -186,7 +186,7 @@ def surprise(x, tail, quantiles, excess):
 
 
 def picture(frames, rows, columns):
-    """Statistics of the last of ``frames`` (n, C, H, W): six of each region, then the thumbnail's motion."""
+    """Statistics of the last of ``frames`` (n, C, H, W): seven of each region, then the thumbnail's motion."""
     light = np.asarray(frames, np.float64).mean(axis=1)
     height, width = light.shape[1:]
     now = light[-1]
@@ -201,7 +201,9 @@ def picture(frames, rows, columns):
     # The mean of single-precision points is taken in single precision: equal there is the same.
     single = np.float32([sum(c.astype(np.float32) for c in f) * np.float32(1 / len(f)) for f in frames[-2:]])
     same = (single[-1] == single[0]).astype(float) if len(light) > 1 else nothing
-    maps = (across, down, laplacian, change_1, change_2, same)
+    flat = np.zeros((height, width))
+    flat[:, 1:] = single[-1][:, 1:] == single[-1][:, :-1]
+    maps = (across, down, laplacian, change_1, change_2, same, flat)
     statistics = [
         np.mean(part[region[1:]])
         for region in voxel_slices((1, height, width), (1, rows, columns))

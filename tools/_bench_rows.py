@@ -10,7 +10,7 @@ from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
 
 RATE_HZ = 30.0
 TAPS = (
-    TapSpec("image", (3, 64, 64), (3, 2, 2), picture=(3, 3)),
+    TapSpec("image", (3, 64, 64), (3, 4, 4), picture=(3, 3)),
     *(TapSpec(f"tap{i}", (32, 16, 16), (4, 2, 2)) for i in range(1, 8)),
 )
 

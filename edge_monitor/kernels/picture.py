@@ -17,9 +17,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 # Statistics of a region, in this order for each: mean size of the slope across and down and of the Laplacian,
-# mean size of the change over one and over two frames, and the share of points that stayed the same.
-ACROSS, DOWN, LAPLACIAN, CHANGE_1, CHANGE_2, SAME = range(6)
-N_STATISTICS = 6
+# mean size of the change over one and over two frames, the share of points that stayed the same, and of those that
+# equal their left neighbour (dead rows, blocks and saturation are flat to the bit, where a live sensor has noise).
+ACROSS, DOWN, LAPLACIAN, CHANGE_1, CHANGE_2, SAME, FLAT = range(7)
+N_STATISTICS = 7
 
 THUMB = 16
 """Rows and columns of the thumbnail, at most: means over blocks leave the motion and little of the noise."""
@@ -77,17 +78,18 @@ def add_changes(
 
 @kernel("void(float32[:, ::1], int64, int64, float32[:, ::1])")
 def add_slopes(light: Float32Array, top: int, bottom: int, out: Float32Array) -> None:
-    """Add up, column by column of rows ``top`` to ``bottom``, sizes of the slopes and of the Laplacian.
+    """Add up, column by column of rows ``top`` to ``bottom``, sizes of slopes and Laplacian, and flat points.
 
     ``out`` (N_STATISTICS, W). A point at the border has no slope beyond it and no Laplacian.
     """
-    across, down, laplacian = out[ACROSS], out[DOWN], out[LAPLACIAN]
+    across, down, laplacian, flat = out[ACROSS], out[DOWN], out[LAPLACIAN], out[FLAT]
     height, width = light.shape
     for i in range(top, bottom):
         here = light[i]
         left = here[: width - 1]
         for j in range(width - 1):
             across[j + 1] += abs(here[j + 1] - left[j])
+            flat[j + 1] += np.float32(1.0) if here[j + 1] == left[j] else np.float32(0.0)
         if i == 0:
             continue
         above = light[i - 1]

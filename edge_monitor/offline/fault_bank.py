@@ -56,7 +56,7 @@ def make_bank(
 ) -> Bank:
     """Put every fault into every scene, with random strength, seed and variant.
 
-    Faults that the model or the source cannot have are left out.
+    What the model, the source or just this scene cannot have is left out.
     """
     names = head_faults() if names is None else names
     monitor = Monitor(region_map)
@@ -65,19 +65,15 @@ def make_bank(
     labels: list[int] = []
     numbers: list[int] = []
     kinds = list(dict.fromkeys(CALLED.get(name, name) for name in names))
-    possible = set(names)
     for number, scene in enumerate(scenes):
         warm(monitor, scene)
         for name in names:
             level, own_seed = rng.uniform(MILDEST, STRONGEST), int(rng.integers(2**31))
             variant = variants[int(rng.integers(len(variants)))]
-            if name not in possible:
-                continue
             injection = Injection(name, levels_of(level, scene.length), own_seed, variant)
             try:
                 rows = injector.rows(scene, [injection])
             except (InputError, ModelError):
-                possible.discard(name)
                 continue
             samples = [gathered(report) for report in _step(fork(monitor), rows)]
             for sample in samples[FIRST::STRIDE]:

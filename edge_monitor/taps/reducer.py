@@ -21,8 +21,8 @@ INPUT_POINTS = 64
 COLOURS = 4
 """Channel groups of an input at most: each channel of RGB or RGBA stands for itself."""
 
-PICTURE_GRID = (3, 3)
-"""Regions of the input that have statistics of their own."""
+COLOUR_GRID, PICTURE_GRID = (4, 4), (3, 3)
+"""Rows and columns of the input's voxels, and of its regions that have statistics of the picture."""
 
 DEFAULT_GRID = (4, 2, 2)
 """Channel groups, rows, columns (design D3)."""
@@ -172,7 +172,7 @@ def input_spec(name: str, shape: tuple[int, ...]) -> TapSpec:
     step = (-(-height // INPUT_POINTS), -(-width // INPUT_POINTS))
     sampled = (channels, -(-height // step[0]), -(-width // step[1]))
     regions = min(PICTURE_GRID[0], sampled[1]), min(PICTURE_GRID[1], sampled[2])
-    return TapSpec(name, sampled, _clamp((COLOURS, *DEFAULT_GRID[1:]), sampled), step, regions)
+    return TapSpec(name, sampled, _clamp((COLOURS, *COLOUR_GRID), sampled), step, regions)
 
 
 def tap_spec(name: str, shape: tuple[int, ...], grid: tuple[int, int, int] = DEFAULT_GRID) -> TapSpec:

@@ -151,10 +151,10 @@ class ConnectivityTracker:
         ]
         self._strong = strong_tracts(taps, tracts.strength)
         self._state = np.zeros((3, n_features))
-        self._work = np.empty(3 * max(tap.n_features for tap in taps) + 1, np.float32)
+        self._work = np.empty((2, 2 * max(sizes) + 1), np.float32)
         self._values = np.empty(n_features + 2 * counts.size)
         self._logs = np.empty(self._values.size)
-        self._quiet = np.zeros((2, counts.size), np.bool_)
+        self._quiet = np.zeros(counts.size, np.bool_)
         self._n_taps = len(taps)
         self.reset()
 
@@ -166,8 +166,8 @@ class ConnectivityTracker:
             departure=np.full(self._state.shape[1], np.nan),
             shift=np.full(1 + self._n_input, np.nan),
             tract_z=np.full(self._tracts.shape[1], np.nan),
-            alarming=self._quiet[kernel.ALARMING],
-            under=self._quiet[kernel.UNDER],
+            alarming=self._quiet,
+            under=self._quiet,
             root=None,
             weakest=None,
             residual_score=None,
@@ -210,9 +210,6 @@ class ConnectivityTracker:
             usable,
             self._values,
         )
-        closed = self._values[-bank.n_voxels :]  # no view is kept: a copy of the tracker would lose it
-        np.exp(closed, out=closed)
-        closed += 1.0
         # NumPy's logarithm of an array takes several at once, the compiled scalar one does not.
         np.log(self._values, out=self._logs)
         known = np.empty(1 + self._n_taps)
@@ -236,10 +233,13 @@ class ConnectivityTracker:
             shift,
             tract_z,
         )
-        largest = float(known[0])
-        marked, root = self._quiet, -1
-        if largest >= 1.0 or residual[0] >= 1.0:
+        largest, of_input = known[:2].tolist()
+        shifted = shift.item(0)
+        alarming = under = self._quiet
+        root = -1
+        if largest >= 1.0 or of_input >= 1.0:
             marked = np.empty((2, bank.n_voxels), np.bool_)
+            alarming, under = marked
             root = kernel.root_cause(
                 residual, self._state[0], bank.layout, bank.edges, bank.table, self._strong, marked
             )
@@ -248,12 +248,12 @@ class ConnectivityTracker:
             departure=self._state[0].copy(),
             shift=shift,
             tract_z=tract_z,
-            alarming=marked[kernel.ALARMING],
-            under=marked[kernel.UNDER],
+            alarming=alarming,
+            under=under,
             root=None if root < 0 else root,
             weakest=None if weakest < 0 else self._ends[weakest],
             residual_score=None if math.isnan(largest) else largest,
-            shift_score=None if math.isnan(shift[0]) else float(shift[0]),
+            shift_score=None if math.isnan(shifted) else shifted,
             tract_score=None if weakest < 0 else -float(tract_z[weakest]),
         )
         return self._last

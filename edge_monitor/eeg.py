@@ -108,6 +108,8 @@ class BandBank:
         Signals per frame.
     segments : int, optional
         Welch's K: how many segments of N frames, half a window apart, are averaged.
+    n_powers : int, optional
+        How many bands have their power given, the first of them; default: all.
 
     Raises
     ------
@@ -115,28 +117,31 @@ class BandBank:
         ``n_taps`` or ``segments`` below 1.
     """
 
-    def __init__(self, plan: BandPlan, n_taps: int, segments: int = 1) -> None:
+    def __init__(self, plan: BandPlan, n_taps: int, segments: int = 1, n_powers: int | None = None) -> None:
         for name, value in (("n_taps", n_taps), ("segments", segments)):
             if value < 1:
                 raise InputError(name, f"{value} is below 1")
         self._plan = plan
         self._n_taps = n_taps
         self._segments = segments
+        self._n_powers = len(plan.windows) if n_powers is None else n_powers
         self._span = max(plan.windows) * (segments + 1) // 2
         self._bands, self._twiddle = _band_table(plan)
         self._none_good = np.zeros(n_taps, bool)
         self._row = np.zeros(2 * n_taps)
         self._taps = np.zeros((n_taps, 3), np.int64)
         self._ring = np.zeros((max(plan.windows), 2 * n_taps))
-        rows, width = self._twiddle.shape[0], self._twiddle.shape[1] - 2
+        width = self._bands[:, goertzel.WIDTH].max()
+        self._n_bins = (plan.bins[:, 1] - plan.bins[:, 0]).tolist()
         densities = (segments - 1) * max(plan.windows) // 2 + 1
         self._sums = np.zeros((n_taps, len(plan.windows), goertzel.DENSITY + densities, width))
-        self._tail = np.zeros((n_taps, rows, width))
+        self._tail = np.zeros((n_taps, self._twiddle.size))
         self.reset()
 
     def reset(self) -> None:
         """Forget everything, as if new."""
         self._frame = 0
+        self._fewest = 0
         for state in (self._row, self._taps, self._ring, self._sums, self._tail):
             state.fill(0)
         self._taps[:, goertzel.GAP] = goertzel.GAP_LIMIT  # there is no last good sample to hold yet
@@ -156,7 +161,7 @@ class BandBank:
 
         Returns
         -------
-        (n_taps, n_bands) float64
+        (n_taps, n_powers) float64
             Band powers, NaN where the band is not warm or unobservable.
 
         Raises
@@ -166,7 +171,7 @@ class BandBank:
         """
         self._check("signals", samples, _FLOAT64)
         self._check("good", good, _BOOL)
-        power = np.empty((self._n_taps, len(self._plan.windows)))
+        power = np.empty((self._n_taps, self._n_powers))
         if missing:
             if missing < 0:
                 raise InputError("missing", f"{missing} frames is negative")
@@ -188,7 +193,7 @@ class BandBank:
     @property
     def warm(self) -> bool:
         """Whether every tap's longest window is full."""
-        return bool(min(self._taps[:, goertzel.COUNT].tolist()) >= self._span)
+        return self._fewest >= self._span
 
     @property
     def samples(self) -> IntArray:
@@ -200,7 +205,7 @@ class BandBank:
 
         It says something once `samples` has reached the band's window.
         """
-        return self._sums[:, band, goertzel.DENSITY, : self._bands[band, goertzel.WIDTH] // 2 - 2]
+        return self._sums[:, band, goertzel.DENSITY, : self._n_bins[band]]
 
     def psd(self, band: int) -> FloatArray:
         """One-sided power density of one band's bins after the last update.
@@ -227,7 +232,7 @@ class BandBank:
             )
 
     def _step(self, samples: FloatArray, good: BoolArray, out_power: FloatArray) -> None:
-        goertzel.update(
+        self._fewest = goertzel.update(
             samples,
             good,
             self._frame,
@@ -251,18 +256,19 @@ def _band_table(plan: BandPlan) -> tuple[IntArray, FloatArray]:
     bin; in the last two columns cosine and sine of ``2 pi n / N``.
     """
     n_bins = plan.bins[:, 1] - plan.bins[:, 0]
+    windows = np.array(plan.windows)
     widths = np.where(n_bins > 0, 2 * (n_bins + 2), 0)
-    first_rows = np.cumsum([0, *plan.windows])[:-1]
-    bands = np.column_stack([plan.windows, widths, first_rows, plan.bins[:, 1] > np.array(plan.windows) // 2])
-    twiddle = np.zeros((sum(plan.windows), widths.max() + 2))
-    for (window, width, row, _), (first, end) in zip(bands, plan.bins, strict=True):
+    ends = np.cumsum(windows * (widths + 2))
+    bands = np.column_stack([windows, widths, ends - windows * (widths + 2), plan.bins[:, 1] > windows // 2])
+    twiddle = np.zeros(ends[-1])
+    for (window, width, start, _), end, (first, stop) in zip(bands, ends, plan.bins, strict=True):
         if width == 0:
             continue
         n = np.arange(window)
-        k = np.arange(first - 1, end + 1)
+        k = np.arange(first - 1, stop + 1)
         angle = 2 * np.pi * (n[:, None] * k % window) / window  # reduced, so that it keeps all digits
-        rows = twiddle[row : row + window]
-        rows[:, :width] = np.hstack([np.cos(angle), -np.sin(angle)]) * np.tile(k > 0, 2)  # bin 0: zero
+        rows = twiddle[start:end].reshape(window, width + 2)
+        rows[:, :-2] = np.hstack([np.cos(angle), -np.sin(angle)]) * np.tile(k > 0, 2)  # bin 0: zero
         rows[:, -2], rows[:, -1] = np.cos(2 * np.pi * n / window), np.sin(2 * np.pi * n / window)
     return np.ascontiguousarray(bands, np.int64), twiddle
 
@@ -287,7 +293,7 @@ class EegTracker:
 
     def __init__(self, baseline: EegBaseline, n_taps: int, frame_rate_hz: float) -> None:
         plan = BandPlan.make(baseline.scale_mode, frame_rate_hz)
-        self._bank = BandBank(plan.with_line(), n_taps)
+        self._bank = BandBank(plan.with_line(), n_taps, n_powers=LINE)
         self._shape = (n_taps, len(BANDS))
         line_level = (n_taps, LINE_BINS)
         for name, expected in (
@@ -304,7 +310,7 @@ class EegTracker:
         self._floor = np.array(baseline.floor, np.float64, order="C")
         self._mean = np.array(baseline.mean, np.float64, order="C")
         self._scale = np.where(known, baseline.scale, np.nan)
-        self._line_level = np.array(baseline.line_level, np.float64, order="C")
+        self._line_weight = np.exp(-np.array(baseline.line_level, np.float64, order="C"))
         self._line = np.array(baseline.line, np.float64, order="C")
         self._line_smooth = np.full(n_taps, np.nan)
         self._logs = np.zeros((LENGTH, n_taps))
@@ -328,7 +334,7 @@ class EegTracker:
 
     def update(self, signals: FloatArray, good: BoolArray, missing: int) -> BandPowers:
         """Take in one frame; parameters and errors as for `BandBank.update`."""
-        power = self._bank.update(signals, good, missing)[:, :LINE].copy()
+        power = self._bank.update(signals, good, missing)
         if missing > goertzel.GAP_LIMIT:
             self._forget_structure()
         structure(signals, good, self._logs, self._samples, self._structure)
@@ -339,7 +345,7 @@ class EegTracker:
         line_score = line.peak_over_floor(
             self._bank.latest(LINE),
             self._bank.samples,
-            self._line_level,
+            self._line_weight,
             self._line,
             self._line_smooth,
             line_z,

@@ -42,7 +42,7 @@ class EvidenceTracker:
                 raise MapError(f"evidence.{name}", f"shape {found}, expected {shape}")
         self._null = null
         self._thresholds = tuple(np.ascontiguousarray(null.threshold.T))
-        self._scores, self._smooth, self._surprise, self._ratio = np.empty((4, n))
+        self._scores, self._smooth = np.empty(n), np.empty(n)
         self.reset()
 
     def reset(self) -> None:
@@ -58,9 +58,9 @@ class EvidenceTracker:
         self._overexposed = max(0, self._overexposed - 1)
         if bright is not None and bright >= OVEREXPOSED:
             self._overexposed = OVEREXPOSED_FRAMES
-        for c, score in zip(range(self._scores.size), scores, strict=True):
-            self._scores[c] = np.nan if score is None else score
+        self._scores[:] = scores  # None becomes NaN
         null = self._null
+        unlikely, ratio = np.empty(self._smooth.size), np.empty(self._smooth.size)
         largest = surprise.update(
             self._scores,
             SMOOTHING,
@@ -69,12 +69,10 @@ class EvidenceTracker:
             null.excess,
             self._thresholds[self._overexposed > 0],
             self._smooth,
-            self._surprise,
-            self._ratio,
+            unlikely,
+            ratio,
         )
-        return Evidence(
-            self._smooth.copy(), self._surprise.copy(), self._ratio.copy(), self._overexposed > 0, largest
-        )
+        return Evidence(self._smooth.copy(), unlikely, ratio, self._overexposed > 0, largest)
 
 
 def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:

@@ -7,6 +7,8 @@ spectral line, every tap's structure functions, and the scene's stall, the answe
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edge_monitor.errors import MapError
@@ -27,11 +29,18 @@ def n_inputs(taps: tuple[TapSpec, ...]) -> int:
 
 def gather(connectivity: Connectivity, bands: BandPowers, vitals: Vitals, out: FloatArray) -> None:
     """Put together the inputs of one frame, ``out`` (n_inputs,); NaN where not known."""
-    of_taps = (bands.z.ravel(), bands.line, bands.structure.ravel())
-    parts = (connectivity.departure, connectivity.shift[1:], *of_taps)
-    np.concatenate(parts, out=out[:-3])
-    for place, value in enumerate((vitals.stall, vitals.entropy, vitals.confidence), start=-3):
-        out[place] = np.nan if value is None else value
+    stall, entropy, confidence = vitals.stall, vitals.entropy, vitals.confidence
+    kernel.gather(
+        connectivity.departure,
+        connectivity.shift,
+        bands.z,
+        bands.line,
+        bands.structure,
+        math.nan if stall is None else stall,
+        math.nan if entropy is None else entropy,
+        math.nan if confidence is None else confidence,
+        out,
+    )
 
 
 class FaultHeadTracker:

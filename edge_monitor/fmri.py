@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edge_monitor.arrays import BOOL, FLOAT, require_array
@@ -123,10 +125,7 @@ class FmriTracker:
             taps,
             summary,
         )
-        severity, score, input_score, bright = (
-            None if x != x else x  # noqa: PLR0124
-            for x in summary.tolist()
-        )
+        severity, score, input_score, bright = [None if math.isnan(x) else x for x in summary.tolist()]
         self._last = RegionScores(
             density=scores[0],
             z=scores[1],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from edge_monitor.config import MonitorSettings
 from edge_monitor.connectivity import ConnectivityTracker
 from edge_monitor.crossmodal import ConsistencyTracker
@@ -118,7 +120,7 @@ class Monitor:
                 *(self._fault_head, self._evidence),
             ):
                 stage.reset()
-        good = row.nonfinite == 0
+        good = np.logical_not(row.nonfinite)
         bands = self._eeg.update(row.signals, good, vitals.missing)
         regions = self._fmri.update(row.spatial, good)
         connectivity = self._connectivity.update(row.spatial, row.picture, good)

@@ -40,6 +40,7 @@ class VitalsTracker:
     def reset(self) -> None:
         """Forget the stream."""
         self._last: StatRow | None = None
+        self._last_taps = b""
         self._last_vitals: Vitals | None = None
         self._repeated = 0
         self._stale = 0
@@ -57,7 +58,7 @@ class VitalsTracker:
         """
         missing = 0
         backwards = False
-        last = self._last
+        last, taps = self._last, row.signals[1:].tobytes()
         if last is not None:
             elapsed_ns = _elapsed_ns(last, row)
             by_time = int(elapsed_ns / self._period_ns + EARLY_PERIODS) - 1
@@ -66,8 +67,7 @@ class VitalsTracker:
             # A flat picture, all white or all black, is the same each time without any fault.
             self._repeated = self._repeated + 1 if same_input and not self._is_flat(row) else 0
             # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
-            same_taps = row.signals[1:].tobytes() == last.signals[1:].tobytes()
-            self._stale = self._stale + 1 if same_taps and not same_input else 0
+            self._stale = self._stale + 1 if taps == self._last_taps and not same_input else 0
             backwards = elapsed_ns < 0
             if backwards or missing > GAP_LIMIT:
                 self._moving = 0  # a thumbnail from before the gap tells nothing about motion
@@ -91,6 +91,7 @@ class VitalsTracker:
             stall=self._stall(row),
         )
         self._last = row
+        self._last_taps = taps
         self._last_vitals = vitals
         return vitals
 

@@ -384,6 +384,12 @@ def multiply(vector, matrix):
     return np.array([sum(row) for row in products])
 
 
+def predictors(features, low, high):
+    """Logarithms within their bounds, the features with these logarithms, and 1."""
+    bounded = np.clip(np.log(features), low, high)
+    return np.concatenate([bounded, np.exp(bounded), [1.0]])
+
+
 def left_over(history, tap, low, high, weight):
     """What is left of the log features of ``tap`` in every frame, None where something is masked."""
     for frame in history:

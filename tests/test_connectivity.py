@@ -107,8 +107,37 @@ def test_multiply_equals_its_twin():
     for m, n in ((1, 1), (1, 7), (9, 1), (31, 40)):
         vector, matrix = rng.normal(size=m).astype(np.float32), rng.normal(size=(m, n)).astype(np.float32)
         out = np.full(n, np.nan, np.float32)
-        kernel.multiply(vector, matrix.ravel(), out)
+        matrices = np.append(np.full(3, np.nan, np.float32), matrix)
+        kernel.multiply(np.append(vector, np.float32(np.nan)), m, matrices, 3, n, out)
         assert_allclose(out, naive.multiply(vector, matrix), rtol=1e-5, atol=1e-5)
+
+
+def test_bounds_equal_their_twin():
+    """Whatever is beyond a bound predicts with the bound, in both of its parts; NaN stays NaN."""
+    rng = np.random.default_rng(20)
+    for outside in (0.0, 2.0):
+        logs, table = rng.uniform(-1, 1, 12), np.zeros((5, 12))
+        table[kernel.LOW], table[kernel.HIGH] = np.sort(rng.uniform(-1, 1, (2, 12)), axis=0)
+        table[kernel.LOW] -= 2.0 - outside
+        table[kernel.HIGH] += 2.0 - outside
+        logs[5] = np.nan
+        out = np.full(15, -7.0, np.float32)
+        kernel.bound(np.exp(logs), logs, table, 3, 9, out)
+        expected = naive.predictors(np.exp(logs[3:9]), table[kernel.LOW, 3:9], table[kernel.HIGH, 3:9])
+        assert_allclose(out[:13], expected, rtol=1e-6)
+        assert (out[13:] == -7.0).all()
+
+
+def test_smoothing_equals_its_twin():
+    rng = np.random.default_rng(21)
+    history, state = rng.normal(0, 15, (30, 4)), np.zeros((3, 7))
+    for logs in history:
+        whole = np.append(np.full(3, np.nan), logs)
+        kernel.smoothen(whole, np.zeros(4, np.float32), 3, 4, kernel.SMOOTHING, state, kernel.SMOOTH)
+    assert_allclose(state[kernel.SMOOTH, 3:], naive.ewma_from_zero(np.clip(history, -20.0, 20.0)))
+    one, logs = np.ones((3, 4)), np.array([np.nan, 1.0, -1e30, 1e30])
+    kernel.smoothen(logs, np.zeros(4, np.float32), 0, 4, 0.5, one, kernel.SLOW_MEAN)
+    assert_allclose(one, [[1.0] * 4, [1.0] * 4, [1.0, 1.0, -9.5, 10.5]])
 
 
 def draw_picture(rng):
@@ -163,7 +192,7 @@ def test_drives_equal_their_twin():
     ]
     expected = np.array([naive.drives(x, row) for x, row in zip(elements, gate, strict=True)])
     assert_allclose(out[kernel.SOURCE], expected[:, 0], rtol=1e-9, atol=1e-12)
-    assert_allclose(1 / (1 + np.exp(out[kernel.CLOSED])), expected[:, 1], rtol=1e-9)
+    assert_allclose(1 / out[kernel.CLOSED], expected[:, 1], rtol=1e-9)
 
 
 def test_drives_stay_within_what_log_and_exp_can_take():
@@ -172,7 +201,7 @@ def test_drives_stay_within_what_log_and_exp_can_take():
     out = np.empty((2, 4))
     kernel.drives(voxels, 1.0, nodes, out)
     assert_array_equal(out[kernel.SOURCE], [kernel.SILENT, 1e30, kernel.SILENT, kernel.SILENT])
-    assert_array_equal(out[kernel.CLOSED, 1:3], [-kernel.STEEPEST, kernel.STEEPEST])
+    assert_allclose(out[kernel.CLOSED, 1:3], 1.0 + np.exp([-kernel.STEEPEST, kernel.STEEPEST]))
 
 
 def test_root_cause_equals_its_twin():
@@ -453,7 +482,7 @@ def test_a_residual_that_overflows_hides_no_other():
     _, residual, tracts = random_tracker()
     last = residual.whitening[-(N_FEATURES[-1] ** 2) :]
     last[:] = np.where(np.arange(last.size) // N_FEATURES[-1] % 2, 3e38, -3e38)
-    tracker, rng = ConnectivityTracker(TAPS, residual, tracts), np.random.default_rng(11)
+    tracker, rng = ConnectivityTracker(TAPS, residual, tracts), np.random.default_rng(12)
     answer = updated(tracker, rng, kernel.WARM)
     assert np.isnan(answer.residual[-1])
     assert answer.residual_score == answer.residual[1:-1].max()
@@ -598,7 +627,8 @@ def test_unusable_block_is_refused_by_name_and_changes_nothing(changes, message)
 def test_unusable_statistics_are_refused_by_name_and_change_nothing(picture):
     tracker, fresh = random_tracker()[0], random_tracker()[0]
     good = block_of(draw(np.random.default_rng(18)))
-    with pytest.raises(InputError, match=r"picture: \w+\(.*\), expected float64\(26,\)|picture: .*strided"):
+    expected = rf"picture: \w+\(.*\), expected float64\({N_STATISTICS + 2},\)|picture: .*strided"
+    with pytest.raises(InputError, match=expected):
         tracker.update(good, picture, ALL)
     same(updated(tracker, np.random.default_rng(19), 9), updated(fresh, np.random.default_rng(19), 9))
 

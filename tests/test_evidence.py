@@ -104,7 +104,7 @@ def test_smoothing_restarts_after_a_missing_score_and_after_reset():
 
 
 def test_every_channel_has_a_score():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="broadcast"):
         EvidenceTracker(null()).update((1.0,) * (N - 1), None)
 
 

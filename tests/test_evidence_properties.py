@@ -114,7 +114,7 @@ def drive(place, verdicts, release_at=None):
     for i, failed in enumerate(verdicts):
         if i == release_at:
             tracker.release(row.code)
-        flag = tracker._advance(row, flag, Verdict(failed, "a cause"), i * 33_333_333)
+        flag = tracker._advance(row, flag, Verdict(failed, "a cause"), None, i * 33_333_333)
         states.append(flag)
     return states
 

@@ -17,16 +17,16 @@ class Peaks:
     """The kernel with its state."""
 
     def __init__(self, level, baseline):
-        self.level, self.baseline = np.asarray(level, float), np.asarray(baseline, float)
-        self.smooth = np.full(len(self.level), np.nan)
+        self.weight, self.baseline = np.exp(-np.asarray(level, float)), np.asarray(baseline, float)
+        self.smooth = np.full(len(self.weight), np.nan)
 
     def __call__(self, density):
         """A density that is None belongs to a window that is not full: what stands there says nothing."""
-        out = np.full(len(self.level), -7.0)
+        out = np.full(len(self.weight), -7.0)
         samples = np.array([kernel.WINDOW - (row is None) for row in density])
-        junk = np.linspace(1, 5, self.level.shape[1])
+        junk = np.linspace(1, 5, self.weight.shape[1])
         known = np.array([junk if row is None else row for row in density], float)
-        largest = kernel.peak_over_floor(known, samples, self.level, self.baseline, self.smooth, out)
+        largest = kernel.peak_over_floor(known, samples, self.weight, self.baseline, self.smooth, out)
         return largest, out
 
 

@@ -33,6 +33,10 @@ Float32Array = NDArray[np.float32]
 # it predicts, smoothed residual at which the feature is out of range.
 COUNT, FLOOR, LOW, HIGH, LIMIT = range(5)
 
+# Rows of the state (3, n_features): smoothed residuals; updates so far, at the place of each tap's first
+# feature; slow mean of the input's residuals.
+SMOOTH, UPDATES, SLOW_MEAN = range(3)
+
 # Rows of the marked voxels (2, n_voxels).
 ALARMING, UNDER = range(2)
 
@@ -82,28 +86,31 @@ def levels(
         f = layout[tap, FIRST_FEATURE]
         n_groups, n_voxels = layout[tap, N_GROUPS], layout[tap, N_VOXELS]
         n_statistics = layout[tap, N_STATISTICS]
+        of_tap = out_levels[f : f + n_groups + n_voxels + n_statistics]
         if not state_usable[tap]:
-            out_levels[f : f + n_groups + n_voxels + n_statistics] = math.nan
+            of_tap[:] = math.nan
             continue
         first, edge = layout[tap, FIRST_CHANNEL], layout[tap, FIRST_EDGE]
         for k in range(n_groups):
             total = 0.0
             for c in range(first + edges[edge + k], first + edges[edge + k + 1]):
                 total += channels[c]
-            out_levels[f + k] = total / (table[COUNT, f + k] * frames) + table[FLOOR, f + k]
-        f += n_groups
+            of_tap[k] = total
         for g in range(n_voxels):
-            total = voxels[layout[tap, FIRST_VOXEL] + g, 0]
-            out_levels[f + g] = total / (table[COUNT, f + g] * frames) + table[FLOOR, f + g]
-        f += n_voxels
+            of_tap[n_groups + g] = voxels[layout[tap, FIRST_VOXEL] + g, 0]
+        count, floor = table[COUNT, f : f + of_tap.size], table[FLOOR, f : f + of_tap.size]
+        for k in range(n_groups + n_voxels):
+            of_tap[k] = of_tap[k] / (count[k] * frames) + floor[k]
         for k in range(n_statistics):
-            out_levels[f + k] = picture[k] + table[FLOOR, f + k]
+            of_tap[n_groups + n_voxels + k] = picture[k] + floor[n_groups + n_voxels + k]
 
 
-@kernel("void(float32[::1], float32[::1], float32[::1])")
-def multiply(inputs: Float32Array, matrix: Float32Array, out: Float32Array) -> None:
-    """Product of a vector (m,) and a matrix (m, n), flattened row by row."""
-    n = out.size
+@kernel("void(float32[::1], int64, float32[::1], int64, int64, float32[::1])")
+def multiply(
+    vector: Float32Array, m: int, matrices: Float32Array, start: int, n: int, out_vector: Float32Array
+) -> None:
+    """Product of the first m of a vector and a matrix (m, n), flattened row by row from ``start`` on."""
+    inputs, matrix, out = vector[:m], matrices[start : start + m * n], out_vector[:n]
     out[:] = np.float32(0.0)
     # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index,
     # either of which would keep the compiler from using vectors. Four rows at once load and store the sums
@@ -121,25 +128,76 @@ def multiply(inputs: Float32Array, matrix: Float32Array, out: Float32Array) -> N
             out[j] += x * row[j]
 
 
-@kernel("float64(float64[::1], float32[::1], float32[::1])")
-def distance(departure: FloatArray, whitening: Float32Array, work: Float32Array) -> float:
-    """Root of the sum of squares of ``departure`` (n,) along whitened directions, (n, n) row by row.
+@kernel("void(float64[::1], float64[::1], float64[:, ::1], int64, int64, float32[::1])")
+def bound(
+    levels: FloatArray, logs: FloatArray, table: FloatArray, first: int, stop: int, out: Float32Array
+) -> None:
+    """Give what predicts a tap: logs of features ``first`` to ``stop`` within bounds, their levels, and 1."""
+    m = stop - first
+    x, level, low, high = (
+        logs[first:stop],
+        levels[first:stop],
+        table[LOW, first:stop],
+        table[HIGH, first:stop],
+    )
+    out_logs, out_levels = out[:m], out[m : 2 * m]
+    outside = 0
+    for i in range(m):  # without a branch, so that the compiler can use vectors; NaN stays
+        out_logs[i] = min(max(x[i], low[i]), high[i])
+        out_levels[i] = level[i]
+        outside += (x[i] < low[i]) | (x[i] > high[i])
+    out[2 * m] = np.float32(1.0)
+    if outside > 0:
+        for i in range(m):
+            if x[i] < low[i] or x[i] > high[i]:
+                out_levels[i] = math.exp(min(max(x[i], low[i]), high[i]))
 
-    ``work``: at least 2 n.
+
+@kernel("void(float64[::1], float32[::1], int64, int64, float64, float64[:, ::1], int64)")
+def smoothen(
+    logs: FloatArray,
+    predicted: Float32Array,
+    first: int,
+    n: int,
+    weight: float,
+    state: FloatArray,
+    row: int,
+) -> None:
+    """Take the clipped residuals of n features from ``first`` on into their mean, a row of ``state``."""
+    x, smooth = logs[first : first + n], state[row, first : first + n]
+    for j in range(n):
+        residual = min(max(x[j] - predicted[j], -CLIP), CLIP)
+        # One NaN would stay in the mean for good (test_one_nan_does_not_stay).
+        smooth[j] = smooth[j] if math.isnan(residual) else smooth[j] + weight * (residual - smooth[j])
+
+
+@kernel("float64(float64[::1], int64, int64, float32[::1], int64, float32[::1], float32[::1])")
+def distance(
+    departure: FloatArray,
+    first: int,
+    n: int,
+    whitening: Float32Array,
+    start: int,
+    work_inputs: Float32Array,
+    work_directions: Float32Array,
+) -> float:
+    """Root of the sum of squares of n departures along whitened directions.
+
+    ``departure``: the n from ``first`` on; ``whitening``: (n, n) row by row from ``start`` on. The work
+    spaces are at least n long.
     """
-    n = departure.size
-    inputs, directions = work[:n], work[n : 2 * n]
-    inputs[:] = departure
-    multiply(inputs, whitening, directions)
+    for k in range(n):
+        work_inputs[k] = departure[first + k]
+    multiply(work_inputs, n, whitening, start, n, work_directions)
     squares = 0.0
     for k in range(n):
-        squares += float(directions[k]) * float(directions[k])
+        squares += float(work_directions[k]) * float(work_directions[k])
     return math.sqrt(squares)
 
 
 @kernel(
     "float64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
-    "float32[::1], float32[::1], float64[:, ::1], float32[::1], float64[::1], float64[::1])"
+    "float32[::1], float32[::1], float64[:, ::1], float32[:, ::1], float64[::1], float64[::1])"
 )
 def residuals(
     levels: FloatArray,
@@ -170,17 +228,17 @@ def residuals(
     weights, whitening, shift_whitening : float32
         As in `ResidualBaseline`; single precision is ample for logarithms and half as much to read.
     state : (3, n_features) float64
-        Smoothed residuals; updates so far, at the place of each tap's first feature; slow mean of the
-        input's residuals.
-    work : float32
-        Work space, as long as 3 times the features of the largest tap, and 1.
+        See its rows.
+    work : (2, 2 times the features of the largest tap, and 1) float32
+        Work space.
     out_residual : (n_taps,) float64
         Root of the sum of squares over the whitened directions; NaN while not known.
     out_shift : (1 + input's features,) float64
         The same of the input's smoothed residuals less their slow mean, and these differences; NaN while
         not known.
     """
-    smooth, updates, slow = state[0], state[1], state[2]
+    smooth, updates, slow = state[SMOOTH], state[UPDATES], state[SLOW_MEAN]
+    inputs, outputs = work[0], work[1]
     largest = math.nan
     out_shift[:] = math.nan
     for tap in range(usable.size):
@@ -191,32 +249,20 @@ def residuals(
         n = layout[tap, N_GROUPS] + layout[tap, N_VOXELS] + layout[tap, N_STATISTICS]
         m = f - layout[tap - 1, FIRST_FEATURE] if tap > 0 else 0
         w = layout[tap, FIRST_WEIGHT]
-        predicted = work[:n]
-        inputs = work[n : n + 2 * m + 1]
-        for i in range(m):
-            x, level = logs[f - m + i], levels[f - m + i]
-            if x < table[LOW, f - m + i] or x > table[HIGH, f - m + i]:
-                x = min(max(x, table[LOW, f - m + i]), table[HIGH, f - m + i])
-                level = math.exp(x)
-            inputs[i], inputs[m + i] = x, level
-        inputs[2 * m] = 1.0
-        multiply(inputs, weights[w : w + inputs.size * n], predicted)
-        for j in range(n):
-            residual = min(max(logs[f + j] - predicted[j], -CLIP), CLIP)
-            # One NaN would stay in the mean for good (test_one_nan_does_not_stay).
-            if not math.isnan(residual):
-                smooth[f + j] += SMOOTHING * (residual - smooth[f + j])
-                if tap == 0:
-                    slow[j] += max(SLOW, 1.0 / (updates[0] + 1.0)) * (residual - slow[j])
+        bound(levels, logs, table, f - m, f, inputs)
+        multiply(inputs, 2 * m + 1, weights, w, n, outputs)
+        smoothen(logs, outputs, f, n, SMOOTHING, state, SMOOTH)
+        if tap == 0:
+            smoothen(logs, outputs, f, n, max(SLOW, 1.0 / (updates[0] + 1.0)), state, SLOW_MEAN)
         updates[f] += 1.0
         if updates[f] < WARM:
             continue
         start = layout[tap, FIRST_WHITENING]
-        out_residual[tap] = distance(smooth[f : f + n], whitening[start : start + n * n], work)
+        out_residual[tap] = distance(smooth, f, n, whitening, start, inputs, outputs)
         if tap == 0 and updates[0] >= WARM_SLOW:
             for j in range(n):
                 out_shift[1 + j] = smooth[j] - slow[j]
-            out_shift[0] = distance(out_shift[1:], shift_whitening, work)
+            out_shift[0] = distance(out_shift, 1, n, shift_whitening, 0, inputs, outputs)
         if tap > 0 and (math.isnan(largest) or out_residual[tap] > largest):
             largest = out_residual[tap]
     return largest
@@ -224,17 +270,17 @@ def residuals(
 
 @kernel("void(float64[:, ::1], float64, float64[:, ::1], float64[:, ::1])")
 def drives(voxels: FloatArray, frames: float, nodes: FloatArray, out_drives: FloatArray) -> None:
-    """Prepare the live tracts (D8): r of every voxel, and ``-(alpha + beta mean a)``.
+    """Prepare the live tracts (D8): r of every voxel, and ``1 + exp(-(alpha + beta mean a))``.
 
     ``voxels`` (n_voxels, 3): sum |a|, sum a, sum a^2 over ``frames`` frames; (sum |a| + sum a) / 2 is
     the sum of the positive part, exactly. ``nodes`` (4, n_voxels): elements of one frame, alpha, beta, log r
-    from which a source is active. ``out_drives`` (2, n_voxels): see its rows; bounded, so that log and exp
-    are finite.
+    from which a source is active. ``out_drives`` (2, n_voxels): see its rows; bounded, so that their
+    logarithms are finite.
     """
     for g in range(voxels.shape[0]):
         out_drives[SOURCE, g] = max(0.5 * (voxels[g, 0] + voxels[g, 1]) / frames, SILENT)
         closed = -(nodes[1, g] + nodes[2, g] * voxels[g, 1] / (nodes[0, g] * frames))
-        out_drives[CLOSED, g] = min(max(closed, -STEEPEST), STEEPEST)
+        out_drives[CLOSED, g] = 1.0 + math.exp(min(max(closed, -STEEPEST), STEEPEST))
 
 
 @kernel("int64(float64[:, ::1], boolean[::1], int64[:, ::1], float64[:, ::1], float64[:, ::1], float64[::1])")
@@ -272,12 +318,19 @@ def tracts(
                 out_z[tract : tract + n_targets] = math.nan
                 tract += n_targets
                 continue
-            for h in range(target, target + n_targets):
-                z = (drive - log_drives[CLOSED, h] - baseline[0, tract]) * baseline[1, tract]
-                out_z[tract] = z
-                if z < lowest:  # never true of NaN
-                    lowest, weakest = z, tract
-                tract += 1
+            of_source = out_z[tract : tract + n_targets]
+            closed = log_drives[CLOSED, target : target + n_targets]
+            median, scale = baseline[0, tract : tract + n_targets], baseline[1, tract : tract + n_targets]
+            for h in range(n_targets):
+                of_source[h] = (drive - closed[h] - median[h]) * scale[h]
+            lower = 0
+            for h in range(n_targets):
+                lower += of_source[h] < lowest  # never true of NaN
+            if lower > 0:
+                for h in range(n_targets):
+                    if of_source[h] < lowest:
+                        lowest, weakest = of_source[h], tract + h
+            tract += n_targets
     return weakest
 
 
@@ -378,7 +431,7 @@ def prepare(
 
 @kernel(
     "int64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
-    "float32[::1], float32[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], float32[::1], "
+    "float32[::1], float32[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], float32[:, ::1], "
     "float64[::1], float64[::1], float64[::1])"
 )
 def compare(
@@ -400,9 +453,8 @@ def compare(
 ) -> int:
     """`residuals` and `tracts` in one call; return the weakest tract.
 
-    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, with the closed drives
-    exponentiated, and its logarithms. ``out_residual`` (1 + n_taps,): the largest of the network's own
-    taps, and those of all taps.
+    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, and its logarithms.
+    ``out_residual`` (1 + n_taps,): the largest of the network's own taps, and those of all taps.
     """
     n = table.shape[1]
     out_residual[0] = residuals(

@@ -31,8 +31,10 @@ def pearson(x: FloatArray, y: FloatArray) -> float:
     # (test_crossmodal.py::test_constant_input_invalidates).
     mean_x = mean_y = 0.0
     for i in range(x.size):
-        mean_x += (x[i] - x[0]) / x.size
-        mean_y += (y[i] - y[0]) / x.size
+        mean_x += x[i] - x[0]
+        mean_y += y[i] - y[0]
+    mean_x /= x.size
+    mean_y /= x.size
     xx = yy = xy = 0.0
     for i in range(x.size):
         dx = (x[i] - x[0]) - mean_x

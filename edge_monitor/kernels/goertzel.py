@@ -48,11 +48,12 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 # Columns of the band table (n_bands, 4): window N; width, twice the number of the band's bins and one
-# neighbour on each side (0: unobservable); first row in twiddle and tail; last bin is Nyquist.
-WINDOW, WIDTH, FIRST_ROW, NYQUIST = range(4)
+# neighbour on each side (0: unobservable); where its rows begin in twiddle and tail, which are packed:
+# N rows of width + 2; last bin is Nyquist.
+WINDOW, WIDTH, FIRST, NYQUIST = range(4)
 
 # Rows of a band's sums (n_taps, n_bands, rows, max width), and the first of its (K-1) H + 1 densities.
-HEAD, CARRY, CENTRE, DENSITY = range(4)
+HEAD, CARRY, CENTRE, SPECTRUM, DENSITY = range(5)
 
 # Columns of the tap state (n_taps, 3): unusable frames in a row; samples since the last restart;
 # how many samples still in the ring were held.
@@ -101,27 +102,38 @@ def hold(
     push(state_row, frame, state_ring)
 
 
-@kernel("void(float64, int64, int64, int64, int64, float64[:, ::1], float64[:, :, :, ::1])")
+@kernel("void(float64, int64, int64, int64, int64, float64[::1], float64[:, :, :, ::1])")
 def accumulate(
     x: float, row: int, tap: int, band: int, width: int, twiddle: FloatArray, state_sums: FloatArray
 ) -> None:
-    """Add ``x`` times a row of ``twiddle`` to a band's head, the rounding errors to its carry.
+    """Add ``x`` times the row of ``twiddle`` from ``row`` on to a band's head, rounding errors to its carry.
 
     Plain sums miss D4's bound where a weak bin sits beside a strong tone
     (test_eeg.py::test_bound_holds_beside_a_strong_tone).
     """
+    turns = twiddle[row : row + width]
+    head, carry = state_sums[tap, band, HEAD], state_sums[tap, band, CARRY]
     for j in range(width):
-        term = x * twiddle[row, j]
-        old = state_sums[tap, band, HEAD, j]
+        term = x * turns[j]
+        old = head[j]
         new = old + term
         part = new - old
-        state_sums[tap, band, CARRY, j] += (old - (new - part)) + (term - part)
-        state_sums[tap, band, HEAD, j] = new
+        carry[j] += (old - (new - part)) + (term - part)
+        head[j] = new
+
+
+@kernel("void(int64, int64, int64, int64, float64[:, :, :, ::1], float64[:, ::1])")
+def keep_sums(row: int, tap: int, band: int, width: int, sums: FloatArray, state_tail: FloatArray) -> None:
+    """Write a band's head, rounding errors included, into the row of the tail from ``row`` on."""
+    head, carry = sums[tap, band, HEAD], sums[tap, band, CARRY]
+    tail = state_tail[tap, row : row + width]
+    for j in range(width):
+        tail[j] = head[j] + carry[j]
 
 
 @kernel(
-    "void(float64[:, ::1], int64, int64, int64, int64[:, ::1], float64[:, ::1], "
-    "float64[:, :, :, ::1], float64[:, :, ::1])"
+    "void(float64[:, ::1], int64, int64, int64, int64[:, ::1], float64[::1], "
+    "float64[:, :, :, ::1], float64[:, ::1])"
 )
 def end_block(
     ring: FloatArray,
@@ -140,7 +152,7 @@ def end_block(
     a spike further back would outlive it (test_eeg.py::test_a_huge_spike_leaves_no_residue).
     """
     length = ring.shape[0]
-    size, width, first = bands[band, WINDOW], bands[band, WIDTH], bands[band, FIRST_ROW]
+    size, width, first = bands[band, WINDOW], bands[band, WIDTH], bands[band, FIRST]
     newest = frame % length
     total, slot = 0.0, newest
     for _ in range(size):
@@ -153,10 +165,10 @@ def end_block(
         state_sums[tap, band, HEAD, j] = 0.0
         state_sums[tap, band, CARRY, j] = 0.0
     slot = newest
-    for row in range(first + size - 1, first - 1, -1):
+    for position in range(size - 1, -1, -1):
+        row = first + position * (width + 2)
         accumulate(ring[slot, tap] - centre, row, tap, band, width, twiddle, state_sums)
-        for j in range(width):
-            state_tail[tap, row, j] = state_sums[tap, band, HEAD, j] + state_sums[tap, band, CARRY, j]
+        keep_sums(row, tap, band, width, state_sums, state_tail)
         slot = slot - 1 if slot > 0 else length - 1
     for j in range(width):
         state_sums[tap, band, HEAD, j] = 0.0
@@ -165,8 +177,7 @@ def end_block(
 
 
 @kernel(
-    "void(int64, int64, int64, int64, int64[:, ::1], float64[:, ::1], "
-    "float64[:, :, ::1], float64[:, :, :, ::1])"
+    "void(int64, int64, int64, int64, int64[:, ::1], float64[::1], float64[:, ::1], float64[:, :, :, ::1])"
 )
 def hann_density(
     row: int,
@@ -178,32 +189,32 @@ def hann_density(
     tail: FloatArray,
     state_sums: FloatArray,
 ) -> None:
-    """Write the one-sided density of the window that starts at row ``row`` of the tail into row ``slot``.
+    """Write the one-sided density of the window whose row of the tail begins at ``row`` into row ``slot``.
 
     ``|S_k / 2 - (w^p S_(k-1) + w^-p S_(k+1)) / 4|^2 2 / sum(hann^2)`` with S = tail + head, real parts in
     the first half of a row; ``sum(hann^2)`` is 3 N / 8.
     """
-    n = bands[band, WIDTH] // 2
-    cos, sin = twiddle[row, twiddle.shape[1] - 2], twiddle[row, twiddle.shape[1] - 1]
+    width = bands[band, WIDTH]
+    n = width // 2
+    cos, sin = twiddle[row + width], twiddle[row + width + 1]
     scale = 1.0 / (3 * bands[band, WINDOW])
-    low_re, low_im, mid_re, mid_im = 0.0, 0.0, 0.0, 0.0
-    for j in range(n):
-        high_re = tail[tap, row, j] + state_sums[tap, band, HEAD, j]
-        high_im = tail[tap, row, n + j] + state_sums[tap, band, HEAD, n + j]
-        high_re += state_sums[tap, band, CARRY, j]
-        high_im += state_sums[tap, band, CARRY, n + j]
-        if j >= 2:
-            re = 2.0 * mid_re - cos * (low_re + high_re) - sin * (low_im - high_im)
-            im = 2.0 * mid_im - cos * (low_im + high_im) + sin * (low_re - high_re)
-            state_sums[tap, band, slot, j - 2] = scale * (re * re + im * im)
-        low_re, low_im, mid_re, mid_im = mid_re, mid_im, high_re, high_im
+    before = tail[tap, row : row + width]
+    head, carry = state_sums[tap, band, HEAD], state_sums[tap, band, CARRY]
+    spectrum, density = state_sums[tap, band, SPECTRUM], state_sums[tap, band, slot]
+    for j in range(width):
+        spectrum[j] = (before[j] + head[j]) + carry[j]
+    real, imaginary = spectrum[:n], spectrum[n:width]
+    for k in range(n - 2):
+        re = 2.0 * real[k + 1] - cos * (real[k] + real[k + 2]) - sin * (imaginary[k] - imaginary[k + 2])
+        im = 2.0 * imaginary[k + 1] - cos * (imaginary[k] + imaginary[k + 2]) + sin * (real[k] - real[k + 2])
+        density[k] = scale * (re * re + im * im)
     if bands[band, NYQUIST]:
-        state_sums[tap, band, slot, n - 3] *= 0.5  # the other bins stand for their mirror image too
+        density[n - 3] *= 0.5  # the other bins stand for their mirror image too
 
 
 @kernel(
-    "void(float64[::1], boolean[::1], int64, int64, int64[:, ::1], float64[:, ::1], float64[::1], "
-    "int64[:, ::1], float64[:, ::1], float64[:, :, :, ::1], float64[:, :, ::1], float64[:, ::1])"
+    "int64(float64[::1], boolean[::1], int64, int64, int64[:, ::1], float64[::1], float64[::1], "
+    "int64[:, ::1], float64[:, ::1], float64[:, :, :, ::1], float64[:, ::1], float64[:, ::1])"
 )
 def update(
     samples: FloatArray,
@@ -218,21 +229,22 @@ def update(
     state_sums: FloatArray,
     state_tail: FloatArray,
     out_power: FloatArray,
-) -> None:
-    """Advance all taps and bands by one frame.
+) -> int:
+    """Advance all taps and bands by one frame; return the fewest samples that a tap has in.
 
     ``samples`` (n_taps,), ``good`` (n_taps,); ``frame`` counts calls from 0; ``segments`` is Welch's K.
-    ``bands`` (n_bands, 4) and ``twiddle`` (sum of N, W + 2), W the largest width, come from
-    `eeg.BandBank`. The states start as zeros but for every tap's GAP, which starts at `GAP_LIMIT`:
+    ``bands`` (n_bands, 4) and ``twiddle`` (sum of N (width + 2),) come from `eeg.BandBank`; W is the largest
+    width. The states start as zeros but for every tap's GAP, which starts at `GAP_LIMIT`:
     ``state_row`` (2 n_taps,), ``state_taps`` (n_taps, 3), ``state_ring`` (largest N, 2 n_taps),
     ``state_sums`` (n_taps, n_bands, DENSITY + (K-1) H + 1 of the largest N, W), ``state_tail``
-    (n_taps, sum of N, W). ``out_power`` (n_taps, n_bands): sum of density / N, NaN until
-    N + (K-1) H samples are in.
+    (n_taps, twiddle's size). ``out_power`` (n_taps, at most n_bands): sum of density / N of the
+    first bands, NaN until N + (K-1) H samples are in.
     """
     hold(samples, good, frame, state_row, state_taps, state_ring)
     n_taps = samples.size
     for band in range(bands.shape[0]):
-        size, width, first = bands[band, WINDOW], bands[band, WIDTH], bands[band, FIRST_ROW]
+        size, width, first = bands[band, WINDOW], bands[band, WIDTH], bands[band, FIRST]
+        stride = width + 2
         hop = size // 2
         span = (segments - 1) * hop
         slot = DENSITY + frame % (span + 1)
@@ -242,18 +254,20 @@ def update(
             position += stagger
             if position >= size:
                 position -= size
-            out_power[tap, band] = math.nan
+            if band < out_power.shape[1]:
+                out_power[tap, band] = math.nan
             if position == size - 1:
                 end_block(state_ring, frame, tap, band, bands, twiddle, state_sums, state_tail)
             else:
+                row = first + position * stride
                 x = state_row[tap] - state_sums[tap, band, CENTRE, 0]
-                accumulate(x, first + position, tap, band, width, twiddle, state_sums)
+                accumulate(x, row, tap, band, width, twiddle, state_sums)
             if width == 0 or state_taps[tap, COUNT] < size:
                 continue
 
-            row = first if position == size - 1 else first + position + 1
+            row = first if position == size - 1 else first + (position + 1) * stride
             hann_density(row, tap, band, slot, bands, twiddle, state_tail, state_sums)
-            if state_taps[tap, COUNT] < size + span:
+            if band >= out_power.shape[1] or state_taps[tap, COUNT] < size + span:
                 continue
 
             total = 0.0
@@ -262,6 +276,10 @@ def update(
                 for j in range(width // 2 - 2):
                     total += state_sums[tap, band, past, j]
             out_power[tap, band] = total / (segments * size)
+    fewest = state_taps[0, COUNT]
+    for tap in range(1, n_taps):
+        fewest = min(fewest, state_taps[tap, COUNT])
+    return int(fewest)
 
 
 @kernel(

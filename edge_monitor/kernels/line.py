@@ -27,11 +27,15 @@ SMOOTHING = 2.0 / (8 + 1)
 FLOOR, MEDIAN, SCALE = range(3)
 
 
+PRODUCT = 4
+"""Bins whose ratios are multiplied before the logarithm is taken: fewer logarithms, and no overflow."""
+
+
 @kernel("float64(float64[:, :], int64[:], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1])")
 def peak_over_floor(
     density: FloatArray,
     samples: IntArray,
-    level: FloatArray,
+    weight: FloatArray,
     baseline: FloatArray,
     state_smooth: FloatArray,
     out_z: FloatArray,
@@ -44,8 +48,8 @@ def peak_over_floor(
         Spectral density.
     samples : (n_taps,) int64
         Samples so far; the density counts from `WINDOW` on.
-    level : (n_taps, n_bins) float64
-        Clean mean of ``log(density + floor)``.
+    weight : (n_taps, n_bins) float64
+        ``exp(-level)``, level being the clean mean of ``log(density + floor)``.
     baseline : (n_taps, 3) float64
         See its rows; NaN where the tap is not watched.
     state_smooth : (n_taps,) float64
@@ -66,12 +70,15 @@ def peak_over_floor(
             state_smooth[tap] = math.nan
             continue
         total = 0.0
-        peak = -math.inf
-        for k in range(n_bins):
-            above = math.log(density[tap, k] + baseline[tap, FLOOR]) - level[tap, k]
-            total += above
-            peak = max(peak, above)
-        ratio = peak - total / n_bins
+        peak = 0.0
+        for first in range(0, n_bins, PRODUCT):
+            product = 1.0
+            for k in range(first, min(first + PRODUCT, n_bins)):
+                above = (density[tap, k] + baseline[tap, FLOOR]) * weight[tap, k]
+                product *= above
+                peak = max(peak, above)
+            total += math.log(product)
+        ratio = math.log(peak) - total / n_bins
         if not math.isnan(state_smooth[tap]):
             ratio = state_smooth[tap] + SMOOTHING * (ratio - state_smooth[tap])
         state_smooth[tap] = ratio

@@ -20,6 +20,29 @@ KNEE = 8.0
 """Inputs are linear up to some of their sigmas, and never count for more than so many."""
 
 
+@kernel(
+    "void(float64[::1], float64[::1], float64[:, ::1], float64[::1], float64[:, ::1], float64, float64, "
+    "float64, float64[::1])"
+)
+def gather(
+    departure: FloatArray,
+    shift: FloatArray,
+    z: FloatArray,
+    line: FloatArray,
+    structure: FloatArray,
+    stall: float,
+    entropy: float,
+    confidence: float,
+    out_inputs: FloatArray,
+) -> None:
+    """Put the inputs one after the other; of ``shift`` all but its first entry."""
+    start = 0
+    for part in (departure, shift[1:], z.reshape(z.size), line, structure.reshape(structure.size)):
+        out_inputs[start : start + part.size] = part
+        start += part.size
+    out_inputs[start], out_inputs[start + 1], out_inputs[start + 2] = stall, entropy, confidence
+
+
 @kernel("void(float64[::1], float64[:, ::1], float32[::1])")
 def squash(inputs: FloatArray, standard: FloatArray, out: Float32Array) -> None:
     """Standardise and bound: ``u / (1 + |u| / KNEE)`` with ``u = (x - mean) / scale``; NaN becomes 0.

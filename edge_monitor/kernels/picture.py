@@ -17,8 +17,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 # Statistics of a region, in this order for each: mean size of the slope across and down and of the Laplacian,
-# mean size of the change over one and over two frames, the share of points that stayed the same, and of those that
-# equal their left neighbour (dead rows, blocks and saturation are flat to the bit, where a live sensor has noise).
+# mean size of the change over one and over two frames, the share of points that stayed the same, and of
+# those that equal their left neighbour (dead rows, blocks and saturation are flat to the bit, where a live
+# sensor has noise).
 ACROSS, DOWN, LAPLACIAN, CHANGE_1, CHANGE_2, SAME, FLAT = range(7)
 N_STATISTICS = 7
 

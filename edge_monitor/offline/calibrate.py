@@ -1,8 +1,8 @@
 """Calibration: clean rows in, region map out.
 
-The first part of the rows fits baselines, the fault head and null distributions, the second sets the
-thresholds, and on the last, which tuned nothing, the false alarms are counted. Scores come from the same
-`Monitor` that runs on the device.
+The first part of the rows fits baselines and the fault head, the second null distributions and thresholds,
+and on the last, which tuned nothing, the false alarms are counted. Scores come from the same `Monitor` that
+runs on the device.
 """
 
 from __future__ import annotations

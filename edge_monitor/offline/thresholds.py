@@ -13,8 +13,8 @@ from edge_monitor.types import CHANNELS, BoolArray, FloatArray
 TAIL = np.geomspace(1.0, 0.005, 64)
 """Tail probabilities at which clean scores are tabulated."""
 DEBOUNCE = 4
-"""A flag confirms after so many frames over its threshold (`flags.FLAGS`): events are counted the same
-way."""
+"""Frames over its threshold after which a flag of a channel that detects confirms (`flags.FLAGS`): events are
+counted the same way. Flags of the others take longer."""
 SHARES = {"stall": 0.1} | dict.fromkeys(("input", "spatial", "temporal", "output", "tracts"), 0.02)
 """Share of the budget of channels that are no full members: the stall speaks rarely, and the last ones
 explain more than they find. The others have equal shares of what is left."""

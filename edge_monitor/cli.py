@@ -208,6 +208,7 @@ def drill(
     from edge_monitor.offline.drill_table import describe_drill, summarize
     from edge_monitor.offline.faults import SEVERITIES
     from edge_monitor.offline.injection import Injector, Range
+    from edge_monitor.offline.observe import N_IMAGES, pick_frames
     from edge_monitor.offline.page import check_page_file, write_page
     from edge_monitor.offline.report_drill import drill_page
     from edge_monitor.taps.onnx_graph import load_model
@@ -219,14 +220,16 @@ def drill(
     if output is not None:
         check_page_file(output)
     rate_hz = known.provenance.frame_rate_hz
-    clean = CleanScenes(model, known, frame_settings(frames, rate_hz, scale, mean, std, limit), scenes)
+    stream = frame_settings(frames, rate_hz, scale, mean, std, limit)
+    clean = CleanScenes(model, known, stream, scenes)
     if frames == known.provenance.source:
         err.print(
             f"warning: the map was calibrated on {frames}: what it finds there, it knows", soft_wrap=True
         )
-    injector = Injector(data, known.taps, Range.of(known.golden.frames), rate_hz)
     skipped: list[tuple[Case, str]] = []
     with progress_bar() as progress:
+        picked, _ = pick_frames(stream, known.input_shape, N_IMAGES, progress)
+        injector = Injector(data, known.taps, Range.of(picked), rate_hz)
         told = break_scenes(
             injector, known, clean, cases, seed, progress, lambda case, why: skipped.append((case, why))
         )

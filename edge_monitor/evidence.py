@@ -119,7 +119,8 @@ def surprise_of(scores: FloatArray, tail: FloatArray, quantiles: FloatArray, exc
 def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events_per_hour: float) -> float:
     """Surprise that clean data exceeds in at most ``events_per_hour`` separate events.
 
-    All exceedances within one stretch of `EVENT_FRAMES` frames are one event. The rate of events over a
+    All exceedances within one stretch of `EVENT_FRAMES` frames are one event. Where the data allows
+    events, they are counted. Where it does not allow a single one, the rate of events over a
     high level is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
     shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
     It is continued from every one of these peaks and the highest result counts: one rare clean
@@ -139,6 +140,9 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     if peaks.size == 0:
         return float("nan")
     hours = surprise_of_frames.size / frame_rate_hz / 3600.0
+    allowed = min(int(events_per_hour * hours), peaks.size - 1)
+    if allowed > 0:
+        return float(np.nextafter(peaks[allowed], np.inf))
     largest = peaks[:20]
     spread = max(float((largest - largest[-1]).mean()), 0.1)
     rates = np.arange(1, largest.size + 1) / hours

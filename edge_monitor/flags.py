@@ -86,7 +86,8 @@ class FlagRow(NamedTuple):
 
     ``up`` and ``down`` are the fault counter's steps per failed and passed test. ``grace_s``: time
     after the start of the stream in which the test is not held. ``latched``: cleared only by an
-    explicit release. ``budget_ms``: detection time the row is meant to keep at 30 frames/s.
+    explicit release. ``budget_ms``: detection time the row is meant to keep at 30 frames/s. ``channel``: what
+    channel of evidence the test reads, None for a guard.
     """
 
     code: str
@@ -99,6 +100,7 @@ class FlagRow(NamedTuple):
     latched: bool
     budget_ms: int
     text: str
+    channel: str | None = None
 
 
 def _non_finite(f: Findings) -> Verdict:
@@ -308,13 +310,17 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("LATENCY_HIGH", "deadline missed", _WARN, _latency_high, 32, 1, 2.0, False, 500,
             "The model takes longer than its deadline again and again."),
     FlagRow("INPUT_ABNORMAL", "abnormal picture", _FAIL, _evidence("input", _explain_input), 16, 8, 2.0,
-            False, 1000, "Brightness or structure of the input lies outside what calibration saw."),
+            False, 1000, "Brightness or structure of the input lies outside what calibration saw.",
+            channel="input"),
     FlagRow("REGION_ABNORMAL", "abnormal regions", _FAIL, _evidence("spatial", _explain_spatial), 16, 8, 2.0,
-            False, 1000, "Voxel densities of the layers lie outside what calibration saw (NN-fMRI)."),
+            False, 1000, "Voxel densities of the layers lie outside what calibration saw (NN-fMRI).",
+            channel="spatial"),
     FlagRow("RHYTHM_ABNORMAL", "abnormal rhythm", _WARN, _evidence("temporal", _explain_temporal), 8, 8, 2.0,
-            False, 9000, "Band powers of the layers lie outside what calibration saw (NN-EEG)."),
+            False, 9000, "Band powers of the layers lie outside what calibration saw (NN-EEG).",
+            channel="temporal"),
     FlagRow("OUTPUT_ABNORMAL", "unsure output", _WARN, _evidence("output", _explain_output), 8, 8, 2.0,
-            False, 3000, "The entropy of the answers stays higher than calibration ever saw."),
+            False, 3000, "The entropy of the answers stays higher than calibration ever saw.",
+            channel="output"),
     FlagRow("PROBE_DETACHED", "probe detached", _WARN, _reported("PROBE_DETACHED"), _ONCE, 8, 0.0, True, 34,
             "The probe met an error of its own and let go; the model serves unwatched."),
     FlagRow("ANSWER_CHANGED", "answers would change", _FAIL, _reported("ANSWER_CHANGED"), _ONCE, 8, 0.0, True,
@@ -323,18 +329,20 @@ FLAGS: tuple[FlagRow, ...] = (
             34, "Golden frames give other activations than recorded: changed weights, delegate or buffers."),
     FlagRow("CONNECTIVITY_ABNORMAL", "abnormal connectivity", _FAIL, _evidence("residual", _explain_residual),
             32, 8, 2.0, False, 1000, "A layer does not follow from the one before it as in calibration: "
-            "broken weights, units or buffers, or a picture that is far off."),
+            "broken weights, units or buffers, or a picture that is far off.", channel="residual"),
     FlagRow("TRACT_BROKEN", "broken tract", _WARN, _evidence("tracts", _explain_tract), 16, 8, 2.0,
-            False, 1000, "A voxel is active and what it drives stays silent."),
+            False, 1000, "A voxel is active and what it drives stays silent.", channel="tracts"),
     FlagRow("INPUT_SHIFTED", "sudden change of the picture", _FAIL, _evidence("shift", _explain_shift), 32, 8,
             4.0, False, 500, "Level, sharpness or noise of the picture leave the last seconds' faster than "
-            "any scene."),
+            "any scene.", channel="shift"),
     FlagRow("INPUT_FLICKERS", "flicker", _FAIL, _evidence("line", _explain_line), 32, 8, 4.0, False, 2500,
-            "One frequency stands out: flicker, a hunting exposure control, a rolling band."),
+            "One frequency stands out: flicker, a hunting exposure control, a rolling band.", channel="line"),
     FlagRow("INPUT_STALLED", "stalled scene", _FAIL, _evidence("stall", _explain_stall), 32, 8, 4.0, False,
-            1500, "The vehicle drives, the picture has fresh noise, but the scene stands still."),
+            1500, "The vehicle drives, the picture has fresh noise, but the scene stands still.",
+            channel="stall"),
     FlagRow("FAULT_RECOGNISED", "recognised fault", _FAIL, _evidence("faults", _explain_fault), 32, 8, 4.0,
-            False, 500, "The fault head takes what it sees for a fault that it was trained on."),
+            False, 500, "The fault head takes what it sees for a fault that it was trained on.",
+            channel="faults"),
     FlagRow("TIME_BACKWARDS", "time runs back", _FAIL, _time_backwards, _ONCE, 4, 0.0, False, 34,
             "A frame carries an earlier capture time than the one before: reordered or repeated buffers."),
     FlagRow("FRAMES_LOST", "lost frames", _WARN, _frames_lost, 56, 1, 2.0, False, 1500,

@@ -186,7 +186,7 @@ def surprise(x, tail, quantiles, excess):
 
 
 def picture(frames, rows, columns):
-    """Statistics of the last of ``frames`` (n, C, H, W): seven of each region, then the thumbnail's motion."""
+    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, then the motion of the thumbnail."""
     light = np.asarray(frames, np.float64).mean(axis=1)
     height, width = light.shape[1:]
     now = light[-1]

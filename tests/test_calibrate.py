@@ -133,7 +133,7 @@ def test_a_region_is_bright_near_the_top_of_what_its_colour_had(clean, region_ma
     first, counts = region_map.taps[0].n_voxels, region_map.taps[0].voxel_counts()
     means = np.array([row.spatial.voxels[:first, 1] / counts for row in clean.rows[:480]])
     for colour in range(3):
-        own = slice(4 * colour, 4 * colour + 4)
+        own = slice(16 * colour, 16 * (colour + 1))
         low, high = means[:, own].min(), means[:, own].max()
         assert_allclose(region_map.fmri.bright[own], low + 0.955 * (high - low), rtol=1e-12)
     assert np.isnan(region_map.fmri.bright[first:]).all()

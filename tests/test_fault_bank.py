@@ -92,7 +92,7 @@ def test_nothing_is_gathered_until_everything_is_known():
 
 
 def test_what_the_device_computes_is_what_was_trained():
-    """Kernel and training squash alike: the head's own network gives the monitor's probabilities."""
+    """Kernel and training squash alike: the head's own network gives the monitor's score and its name."""
     head = region_map().faults
     monitor = Monitor(region_map())
     compared = 0
@@ -105,6 +105,8 @@ def test_what_the_device_computes_is_what_was_trained():
         hidden = np.maximum(x @ head.hidden[:-1] + head.hidden[-1], 0.0)
         logits = hidden @ head.output[:-1] + head.output[-1]
         faults = np.exp(logits[1:] - logits[1:].max())
+        score = logits[1:].max() + np.log(faults.sum()) - logits[0]
+        assert report.guess.score == pytest.approx(score, abs=1e-3)  # the device computes in float32
         likeliest = head.names[int(faults.argmax())]
         assert report.guess.name in {None, likeliest} or np.sort(faults)[-2] > 0.5
         compared += 1
@@ -152,6 +154,16 @@ def test_inputs_that_are_never_known_or_never_vary_are_no_trouble():
     for part in (head.mean, head.scale, head.hidden, head.output):
         assert np.isfinite(part).all()
     assert (head.scale > 0).all()
+
+
+def test_what_is_not_known_pulls_neither_mean_nor_scale():
+    """An input that is NaN in half of the clean frames has the level and the spread of the other half."""
+    made, clean = separable()
+    clean = clean * 0.5 + 20.0
+    clean[::2, 1] = np.nan
+    head = fit_head(made, clean)
+    np.testing.assert_allclose(head.mean, np.nanmean(clean, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(head.scale, np.nanstd(clean, axis=0), rtol=1e-12)
 
 
 def test_without_faults_or_clean_frames_there_is_no_head():

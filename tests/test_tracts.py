@@ -359,13 +359,14 @@ def test_an_input_read_at_a_stride_keeps_all_its_elements():
     data = g.model([("input", [1, *shape])], [("answer", [1, 2])])
     frame = np.random.default_rng(5).random(shape, np.float32)
     taps = (input_spec("input", shape), tap_spec("out", (3,), (1, 1, 1)))
-    assert taps[0] == TapSpec("input", (1, 35, 5), (1, 2, 2), (2, 1))
+    assert taps[0] == TapSpec("input", (1, 35, 5), (1, 4, 4), (2, 1), (3, 3))
     t = forward(data, frame)
-    expected = np.zeros((4, 1))
+    expected = np.zeros((16, 1))
     for (_, y, x), value in np.ndenumerate(frame):
-        row, column = int(y // 2 >= 17), int(x >= 2)  # edges floor(35/2) and floor(5/2)
+        row = np.searchsorted([8, 17, 26], y // 2, side="right")  # edges floor(35 k / 4)
+        column = np.searchsorted([1, 2, 3], x, side="right")  # edges floor(5 k / 4)
         arrived = np.abs(t["w_u"][:, y * 5 + x]) * value * sigma(t["u"])
-        expected[row * 2 + column] += arrived.sum()
+        expected[row * 4 + column] += arrived.sum()
     np.testing.assert_allclose(TractTracer(data, taps).trace(frame)[0], expected, rtol=1e-5)
 
 

@@ -157,7 +157,8 @@ def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
     bright = np.full(counts.size, np.nan)
     for colour in np.split(np.arange(first), taps[0].grid[0]):
         low, high = means[:, colour].min(), means[:, colour].max()
-        bright[colour] = low + FULL_SCALE * (high - low)
+        if high > low:
+            bright[colour] = low + FULL_SCALE * (high - low)
     return FmriBaseline(median, scale, floor, bright)
 
 

@@ -15,11 +15,12 @@ import numpy as np
 from edge_monitor.config import CalibrationSettings
 from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
+from edge_monitor.flags import FLAGS
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
 from edge_monitor.offline.head_training import Keep, train_head
 from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
 from edge_monitor.offline.residual import fit_residual
-from edge_monitor.offline.thresholds import TAIL, fit_evidence, poisson_interval
+from edge_monitor.offline.thresholds import TAIL, count_events, fit_evidence, poisson_interval
 from edge_monitor.offline.tract_baseline import trace_tracts, watch_tracts
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import (
@@ -64,6 +65,9 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     alarms_per_hour, scale_mode = settings.alarms_per_hour, settings.bands
+    known = observed.workstation
+    if known is not None and known.eeg.scale_mode != scale_mode:
+        raise InputError("bands", f"is {scale_mode}, the map of the recording has {known.eeg.scale_mode}")
     rows = observed.rows
     n_fit, n_known = int(len(rows) * FIT_SHARE), int(len(rows) * (1.0 - JUDGE_SHARE))
     if len(rows) < MIN_FRAMES:
@@ -82,7 +86,6 @@ def calibrate(
     )
     fmri = fit_fmri(observed.taps, rows[:n_fit])
     progress("residual", 0, 1)
-    known = observed.workstation
     residual = fit_residual(observed.taps, rows[:n_fit], None if known is None else known.residual)
     progress("residual", 1, 1)
     traced = known.tracts if known is not None else trace_tracts(observed, progress)
@@ -128,8 +131,8 @@ def calibrate(
     judged = _score(fitted, rows[n_known:], "judge", progress)
     evidence = msgspec.structs.replace(
         evidence,
-        held_out_alarms=int(again.confirmed.sum()),
-        judge_alarms=int(judged.confirmed.sum()),
+        held_out_alarms=count_events(again.confirmed),
+        judge_alarms=count_events(judged.confirmed),
         judge_hours=len(judged.confirmed) / rate_hz / 3600.0,
     )
     remarks = list(_budget_remarks(evidence))
@@ -153,7 +156,7 @@ def _budget_remarks(evidence: EvidenceNull) -> Iterator[str]:
         yield (
             f"{hours:.2f} h of clean frames set the thresholds: too little for {budget:g} alarms per hour, "
             f"which takes {total_h:.3g} h of frames in all; thresholds are extrapolated. "
-            f"These frames would do for --alarms-per-hour {honest:.2g}"
+            f"These frames would do for --alarms-per-hour {honest:.3g}"
         )
     low, high = poisson_interval(evidence.judge_alarms, evidence.judge_hours)
     if low > budget:
@@ -185,7 +188,7 @@ class Scores(msgspec.Struct, frozen=True, eq=False):
 
     ``evidence`` (n, n_channels) smoothed scores, ``overexposed`` (n,) bool, ``anomaly`` (n, 2) temporal and
     spatial score, ``coherence`` and ``agreement`` (n,), ``states`` (n, n_taps) int64, ``confirmed`` (n,)
-    int64 flags confirmed.
+    bool: a flag of evidence becomes confirmed.
     """
 
     evidence: FloatArray
@@ -194,7 +197,7 @@ class Scores(msgspec.Struct, frozen=True, eq=False):
     coherence: FloatArray
     agreement: FloatArray
     states: IntArray
-    confirmed: IntArray
+    confirmed: BoolArray
 
 
 def _score(region_map: RegionMap, rows: list[StatRow], phase: str, progress: Progress) -> Scores:
@@ -208,8 +211,9 @@ def _score(region_map: RegionMap, rows: list[StatRow], phase: str, progress: Pro
         coherence=np.full(n, np.nan),
         agreement=np.full(n, np.nan),
         states=np.full((n, len(region_map.taps)), -1, np.int64),
-        confirmed=np.zeros(n, np.int64),
+        confirmed=np.zeros(n, np.bool_),
     )
+    before: set[str] = set()
     for i, row in enumerate(rows):
         report = monitor.step(row)
         if report.evidence is not None:
@@ -221,7 +225,13 @@ def _score(region_map: RegionMap, rows: list[StatRow], phase: str, progress: Pro
         if report.consistency is not None:
             scores.coherence[i] = _or_nan(report.consistency.coherence)
             scores.agreement[i] = _or_nan(report.consistency.agreement)
-        scores.confirmed[i] = sum(t.after == FlagStatus.CONFIRMED.value for t in report.transitions)
+        standing = {
+            flag.code
+            for flag, row in zip(report.flags, FLAGS, strict=True)
+            if row.channel is not None and flag.status is FlagStatus.CONFIRMED
+        }
+        scores.confirmed[i] = bool(standing - before)
+        before = standing
         if i % 1000 == 0:
             progress(phase, i, n)
     progress(phase, n, n)

@@ -17,6 +17,7 @@ from edge_monitor.offline.scene import Scene
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import RegionMap
 from edge_monitor.types import FloatArray, HealthReport, StatRow
+from edge_monitor.vitals import MOVING_MPS
 
 MILDEST, STRONGEST = 0.5, 3.0
 """Strength of the bank's faults, drawn at random."""
@@ -26,6 +27,8 @@ EXACT = frozenset({"frozen exact", "NaN/Inf", "frame reorder"})
 """Faults that a guard finds without fail; the head would only learn to guess them."""
 
 
+HELD = frozenset({"frozen with noise", "true freeze"})
+"""Faults under which only the motion of the scene is missing."""
 CALLED = {"true freeze": "frozen with noise"}
 """Faults that go by the name of another: for whoever hears of it they are the same."""
 
@@ -56,7 +59,8 @@ def make_bank(
 ) -> Bank:
     """Put every fault into every scene, with random strength, seed and variant.
 
-    What the model, the source or just this scene cannot have is left out.
+    What the model, the source or just this scene cannot have is left out: before a vehicle that stands, a
+    held scene is no fault that anything could see.
     """
     names = head_faults() if names is None else names
     monitor = Monitor(region_map)
@@ -67,9 +71,12 @@ def make_bank(
     kinds = list(dict.fromkeys(CALLED.get(name, name) for name in names))
     for number, scene in enumerate(scenes):
         warm(monitor, scene)
+        standing = any(c.get("speed_mps", np.inf) <= MOVING_MPS for c in scene.contexts)
         for name in names:
             level, own_seed = rng.uniform(MILDEST, STRONGEST), int(rng.integers(2**31))
             variant = variants[int(rng.integers(len(variants)))]
+            if standing and name in HELD:
+                continue
             injection = Injection(name, levels_of(level, scene.length), own_seed, variant)
             try:
                 rows = injector.rows(scene, [injection])

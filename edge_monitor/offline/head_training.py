@@ -40,8 +40,10 @@ def fit_head(bank: Bank, clean: FloatArray, seed: int = 0) -> FaultHead | None:
         return None
     rng = np.random.default_rng([seed, 5])
     kept_back = bank.scenes % KEPT_BACK == KEPT_BACK - 1
-    known = np.where(np.isfinite(clean), clean, 0.0)
-    mean, scale = known.mean(axis=0), known.std(axis=0)
+    known = np.isfinite(clean).any(axis=0)
+    mean, scale = np.zeros(clean.shape[1]), np.ones(clean.shape[1])
+    finite = np.where(np.isfinite(clean[:, known]), clean[:, known], np.nan)
+    mean[known], scale[known] = np.nanmean(finite, axis=0), np.nanstd(finite, axis=0)
     scale[scale == 0] = 1.0
     n_clean = min(len(clean), int(CLEAN_SHARE * len(bank.labels)))
     chosen = rng.permutation(len(clean))[:n_clean]

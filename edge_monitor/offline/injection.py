@@ -140,12 +140,11 @@ class Injector:
             clean = self._range.to_unit(frame)
             unit = fault(clean, level)
             if level > 0.0:
-                # What the fault leaves alone stays the same to the bit, though it is beyond full scale or off
-                # the steps: a picture that was merely scaled there and back is no fault.
-                same = (unit == clean) | (unit == rounded(clean))
-                broken[i] = np.where(
-                    same.reshape(frame.shape), frame, self._range.from_unit(unit, frame.shape)
-                )
+                # What the fault leaves alone stays the same to the bit, though it is off the steps: a picture
+                # that was merely scaled there and back is no fault. Beyond full scale nobody can tell.
+                same = ((unit == clean) | (unit == rounded(clean))).reshape(frame.shape)
+                same &= (frame >= self._range.low) & (frame <= self._range.high)
+                broken[i] = np.where(same, frame, self._range.from_unit(unit, frame.shape))
         return broken
 
     def _run(

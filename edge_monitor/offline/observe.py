@@ -104,7 +104,8 @@ def observe(
     golden_places, image_places = (_spread(n, total or 10_000) for n in (N_GOLDEN, N_IMAGES))
     images: list[tuple[NDArray[np.float32], FloatArray]] = []
     golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
-    cutter = SceneCutter(_onsets(total, int(np.prod(probe.taps[0].shape))), SCENE_FRAMES)
+    size = int(np.prod(input_type(inputs[0])[0][1:]))
+    cutter = SceneCutter(scene_onsets(total, size), SCENE_FRAMES)
     for i, frame in enumerate(frames):
         cutter.add(i, frame, frames.again)
         probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
@@ -141,8 +142,11 @@ def observe(
     )
 
 
-def _onsets(total: int | None, size: int) -> list[int]:
-    """Where the scenes of a source of so many frames begin, evenly spaced over the fitted part."""
+def scene_onsets(total: int | None, size: int) -> list[int]:
+    """Say where the scenes begin, evenly spaced over the part of ``total`` frames that is fitted.
+
+    ``size``: numbers of a frame; large frames have fewer scenes.
+    """
     if total is None:
         return []
     most = SCENE_BYTES // (4 * size * (BEFORE + 2 * SCENE_FRAMES))

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import chi2
 
-from edge_monitor.evidence import event_peaks, event_threshold, fit_null, surprise_of
+from edge_monitor.evidence import EVENT_FRAMES, event_threshold, fit_null, surprise_of
+from edge_monitor.flags import FLAGS, PASS_RATIO
+from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS, BoolArray, FloatArray
 
@@ -20,7 +22,12 @@ SHARES = {"stall": 0.1} | dict.fromkeys(("input", "spatial", "temporal", "output
 explain more than they find. The others have equal shares of what is left."""
 OVEREXPOSED_MARGIN = 1.25
 """While overexposed a channel alarms at so many times its clean maximum (design section 6)."""
+COMMON = 0.2
+"""A stratum with a larger share of the clean frames is no exception, and has no thresholds of its own."""
 SCALES = np.geomspace(0.5, 2.0, 201)
+_ROWS = {row.channel: row for row in FLAGS if row.channel is not None}
+STEPS = np.array([(_ROWS[channel].up, _ROWS[channel].down) for channel in CHANNELS], np.int64)
+"""Steps of every channel's fault counter, up and down."""
 
 
 def budget_shares() -> FloatArray:
@@ -67,6 +74,8 @@ def fit_thresholds(
         Of consecutive clean frames, NaN where there is none.
     overexposed : (n,) bool
     """
+    if overexposed.mean() > COMMON:
+        overexposed = np.zeros_like(overexposed)
     lasting = debounced(surprise)
     hours = len(surprise) / rate_hz / 3600.0
     threshold = np.empty((surprise.shape[1], 2))
@@ -76,16 +85,28 @@ def fit_thresholds(
         bright = lasting[overexposed & np.isfinite(lasting[:, c]), c]
         most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
         threshold[c, 1] = max(threshold[c, 0], most)
-    ratio = lasting / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
-    known = np.isfinite(ratio).any(axis=1)
-    joint = np.full(len(ratio), np.nan)
-    joint[known] = np.nanmax(ratio[known], axis=1)
-    peaks = event_peaks(joint)
+    ratio = surprise / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
     allowed = int(alarms_per_hour * hours)
     # Where the budget allows no event, none was seen to be within it: nothing speaks for lower thresholds.
-    least = SCALES[0] if allowed else 1.0
-    within = [s for s in SCALES.tolist() if s >= least and np.count_nonzero(peaks >= s) <= allowed]
+    scales = SCALES if allowed else SCALES[SCALES >= 1.0]
+    within = [scale for scale in scales.tolist() if count_alarms(ratio / scale) <= allowed]
     return np.asarray(threshold * (within[0] if within else SCALES[-1]), np.float64)
+
+
+def count_alarms(ratio: FloatArray) -> int:
+    """Count the events in which the flags of the channels would be confirmed.
+
+    ``ratio`` (n, n_channels): surprise over the threshold, of consecutive frames.
+    """
+    confirmed = np.empty(len(ratio), np.bool_)
+    confirmations(np.ascontiguousarray(ratio), PASS_RATIO, STEPS, confirmed)
+    return count_events(confirmed)
+
+
+def count_events(confirmed: BoolArray) -> int:
+    """Count separate events: what lies within `EVENT_FRAMES` of the one before belongs to it."""
+    places = np.flatnonzero(confirmed)
+    return 1 + int((np.diff(places) > EVENT_FRAMES).sum()) if places.size else 0
 
 
 def debounced(values: FloatArray) -> FloatArray:

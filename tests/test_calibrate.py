@@ -16,12 +16,22 @@ from edge_monitor.fault_head import n_inputs
 from edge_monitor.map_file import from_bytes, to_bytes
 from edge_monitor.offline.baselines import band_powers
 from edge_monitor.offline.calibrate import calibrate
-from edge_monitor.offline.observe import Images, observe, silent
+from edge_monitor.offline.observe import (
+    FIT_SHARE,
+    N_SCENES,
+    SCENE_BYTES,
+    SCENE_FRAMES,
+    Images,
+    observe,
+    scene_onsets,
+    silent,
+)
+from edge_monitor.offline.scene import BEFORE
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import Impact
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.types import CHANNELS, HealthState
+from edge_monitor.types import CHANNELS, FlagStatus, HealthState
 
 DATA = Path(os.environ.get("EDGE_MONITOR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MODEL = DATA / "mlperf_tiny" / "resnet8_float.onnx"
@@ -137,6 +147,96 @@ def test_a_region_is_bright_near_the_top_of_what_its_colour_had(clean, region_ma
         low, high = means[:, own].min(), means[:, own].max()
         assert_allclose(region_map.fmri.bright[own], low + 0.955 * (high - low), rtol=1e-12)
     assert np.isnan(region_map.fmri.bright[first:]).all()
+
+
+def watched(folder, change):
+    """Rows over frames that were changed, their map, and what the monitor says of them."""
+    (folder / "model.onnx").write_bytes(models.residual_cnn())
+    frames = 0.9 * np.random.default_rng(1).random((600, 3, 16, 16), dtype=np.float32)
+    change(frames)
+    np.save(folder / "frames.npy", frames)
+    observed = observe(folder / "model.onnx", FrameSettings(frames=str(folder / "frames.npy")))
+    known = calibrate(observed)
+    monitor = Monitor(known)
+    return known, np.array([monitor.step(row).evidence.overexposed for row in observed.rows])
+
+
+def constant_colour(frames):
+    frames[:, 2] = 0.5
+
+
+def white_regions(frames):
+    frames[:, :, :8] = 1.0
+
+
+def often_white(frames):
+    for first in range(0, len(frames), 100):
+        frames[first : first + 10, :, :8] = 1.0
+
+
+def seldom_white(frames):
+    frames[[100, 300, 550], :, :8] = 1.0
+
+
+@pytest.mark.parametrize("change", [constant_colour, white_regions, often_white])
+def test_what_is_always_or_often_bright_is_not_overexposed(tmp_path, change):
+    """No region's brightness may switch thresholds that clean frames hardly set."""
+    known, overexposed = watched(tmp_path, change)
+    on = {
+        name for name, row in zip(CHANNELS, known.evidence.threshold, strict=True) if np.isfinite(row).all()
+    }
+    assert {"residual", "spatial", "temporal", "line", "output"} <= on
+    assert not overexposed.any()
+
+
+def test_what_is_seldom_bright_is_overexposed(tmp_path):
+    _, overexposed = watched(tmp_path, seldom_white)
+    assert_array_equal(np.flatnonzero(np.diff(overexposed)) + 1, [100, 145, 300, 345, 550, 595])
+
+
+def test_guards_are_no_false_alarms_of_the_evidence(clean, region_map):
+    """A slow workstation misses every deadline: that is no fault of a threshold."""
+    slow = [msgspec.structs.replace(row, latency_ns=50_000_000) for row in clean.rows]
+    found = calibrate(msgspec.structs.replace(clean, rows=slow))
+    assert_same_numbers(found.evidence, region_map.evidence)
+    assert found.evidence.held_out_alarms == found.evidence.judge_alarms == 0
+    monitor = Monitor(found)
+    reports = [monitor.step(row) for row in slow[:120]]
+    raised = {flag.code for flag in reports[-1].flags if flag.status is FlagStatus.CONFIRMED}
+    assert raised == {"LATENCY_HIGH"}
+
+
+def test_rows_of_a_device_keep_its_bands(clean, region_map):
+    recorded = msgspec.structs.replace(clean, workstation=region_map)
+    with pytest.raises(InputError, match=r"^bands: .*hz.*nyquist"):
+        calibrate(recorded, CalibrationSettings(bands="hz"))
+
+
+@pytest.mark.parametrize("shape", [(3, 224, 224), (3, 512, 512), (3, 32, 32)])
+def test_scenes_stay_within_their_memory(shape):
+    """Whole frames are kept, whatever part of them the monitor looks at; each also as seen once more."""
+    total, size = 200_000, int(np.prod(shape))
+    onsets = scene_onsets(total, size)
+    assert len(onsets) * (BEFORE + 2 * SCENE_FRAMES) * 4 * size <= SCENE_BYTES
+    assert len(onsets) == min(N_SCENES, SCENE_BYTES // ((BEFORE + 2 * SCENE_FRAMES) * 4 * size)) > 0
+    assert onsets == sorted(set(onsets))
+    assert onsets[-1] + SCENE_FRAMES <= FIT_SHARE * total
+
+
+def test_scenes_are_those_of_the_frames_that_the_model_takes(tmp_path, monkeypatch):
+    """Not of the points that the monitor looks at: a picture of 70 rows is sampled at every second one."""
+    g = models._Graph(4)
+    g.node("Flatten", ["input"], "flat")
+    g.gemm("flat", "u", 350, 3)
+    g.node("Relu", ["u"], "out")
+    g.gemm("out", "answer", 3, 2)
+    (tmp_path / "model.onnx").write_bytes(g.model([("input", [1, 1, 70, 5])], [("answer", [1, 2])]))
+    np.save(tmp_path / "frames.npy", np.random.default_rng(0).random((1500, 1, 70, 5), dtype=np.float32))
+    one = (BEFORE + 2 * SCENE_FRAMES) * 4 * 350
+    monkeypatch.setattr("edge_monitor.offline.observe.SCENE_BYTES", one * 3 // 2)
+    observed = observe(tmp_path / "model.onnx", FrameSettings(frames=str(tmp_path / "frames.npy")))
+    assert observed.taps[0].shape == (1, 35, 5)
+    assert len(observed.scenes) == 1
 
 
 def test_views_disagree_below_nine_tenths_of_the_least_clean_agreement(clean, region_map):

@@ -241,6 +241,13 @@ def test_calibrate_from_a_recording(home, tmp_path):
     assert region_map.provenance.source == served["recording"]
     np.testing.assert_allclose(region_map.fmri.median, original.fmri.median)
     np.testing.assert_array_equal(region_map.golden.frames, original.golden.frames)
+    other = tmp_path / "other.npz"
+    line = refused(
+        "calibrate", home / "model.onnx", "--rows", served["recording"], "--bands", "hz", "-o", other
+    )
+    assert "bands" in line
+    assert "nyquist" in line
+    assert not other.exists()
 
 
 def test_sigterm_stops_a_run_cleanly(home, tmp_path):

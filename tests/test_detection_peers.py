@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.covariance import ledoit_wolf
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
+import _detection_peer as base
 import _detection_peers as peers
 import _detection_transforms as transforms
-from _detection_peers import PEERS, Stream
+from _detection_peer import Stream
+from _detection_peers import PEERS
 from _detection_transforms import TRANSFORMS, Fusion, Scale, Surprise, Threshold
 
 WEIGHTS = np.random.default_rng(7).normal(size=(8, 4))
@@ -34,13 +36,15 @@ def stream(n, seed, trip=300):
         return np.exp(0.3 * scene @ mix + 0.1 * rng.normal(size=(n, width)))
 
     penultimate = field(8, 1)
+    logits = penultimate @ WEIGHTS + BIAS
     return Stream(
         start=np.arange(n) % trip == 0,
         signals=field(4, 2),
         channels=field(12, 3),
         voxel_mean=field(10, 4),
         penultimate=penultimate,
-        logits=penultimate @ WEIGHTS + BIAS,
+        confidence=softmax(logits, axis=1).max(axis=1),
+        logits=logits,
         picture=field(6, 5),
         colours=field(6, 6),
         difference=field(1, 8)[:, 0],
@@ -73,12 +77,12 @@ def one_channel(values, factor):
 
 
 def uncertain(s):
-    return {"logits": 0.01 * s.logits - 3.0}
+    return {"confidence": 0.25 + 0.01 * s.confidence}
 
 
 SHIFTS = {
     "max softmax": uncertain,
-    "energy": uncertain,
+    "energy": lambda s: {"logits": 0.01 * s.logits - 3.0},
     "Mahalanobis, penultimate": lambda s: {"penultimate": one_channel(s.penultimate, 6.0)},
     "KNN, penultimate": lambda s: {"penultimate": one_channel(s.penultimate, 20.0)},
     "ViM": lambda s: {"penultimate": s.penultimate + 15.0 * np.sign(WEIGHTS[:, 0] - 0.2)},
@@ -113,21 +117,22 @@ def test_scores_do_not_depend_on_chunks_and_repeat(name, monkeypatch):
     once = fitted(name, clean).score(judged)
     assert once.shape == (1000,)
     assert once.dtype == np.float64
-    monkeypatch.setattr(peers, "CHUNK", 77)
+    for module in (base, peers):
+        monkeypatch.setattr(module, "CHUNK", 77)
     np.testing.assert_allclose(fitted(name, clean).score(judged), once, rtol=1e-6, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("name", "field"),
     [
-        ("max softmax", "logits"),
+        ("max softmax", "confidence"),
         ("energy", "logits"),
         ("Mahalanobis, penultimate", "penultimate"),
         ("KNN, penultimate", "penultimate"),
         ("ViM", "logits"),
         ("Mahalanobis, all layers", "channels"),
         ("z of mean activation", "signals"),
-        ("ADWIN", "logits"),
+        ("ADWIN", "confidence"),
         ("frame difference", "difference"),
         ("image quality", "picture"),
         ("input levels", "colours"),
@@ -176,7 +181,8 @@ def test_a_dead_feature_is_quiet_until_it_wakes(name, field):
 def test_softmax_and_energy():
     judged = stream(50, 1)
     p = np.exp(judged.logits) / np.exp(judged.logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(PEERS["max softmax"]().score(judged), 1 - p.max(axis=1), atol=1e-14)
+    wrong = msgspec.structs.replace(judged, logits=-judged.logits)  # the healthy layer's are not the answer
+    np.testing.assert_allclose(PEERS["max softmax"]().score(wrong), 1 - p.max(axis=1), atol=1e-14)
     energy = -np.log(np.exp(judged.logits).sum(axis=1))
     np.testing.assert_allclose(PEERS["energy"]().score(judged), energy, rtol=1e-12)
 
@@ -260,8 +266,7 @@ def test_range_supervision_counts_widths_outside():
 
 def test_adwin_forgets_at_the_start_of_a_trip():
     pytest.importorskip("river")
-    sure, unsure = np.tile([9.0, 0.0, 0.0, 0.0], (300, 1)), np.zeros((300, 4))
-    judged = msgspec.structs.replace(stream(600, 0), logits=np.vstack([sure, unsure]))
+    judged = msgspec.structs.replace(stream(600, 0), confidence=np.repeat([0.999, 0.25], 300))
     assert (PEERS["ADWIN"]().score(judged) == 0).all()
     one_trip = msgspec.structs.replace(judged, start=np.arange(600) == 0)
     scores = PEERS["ADWIN"]().score(one_trip)
@@ -473,52 +478,3 @@ def test_fusion_hears_any_column_and_ignores_the_silent(which):
     assert scores[0] < 1 < scores[1]
     silent = fusion.score([np.full(2, np.nan)] * 4, np.zeros(2, bool))
     assert np.isnan(silent).all()
-
-
-@pytest.mark.parametrize(
-    ("alarms", "expected"),
-    [([5], 0), ([8], 3), ([3, 7], 2), ([4, 6], np.nan), ([4], np.nan), ([], np.nan)],
-)
-def test_delay(alarms, expected):
-    alarm = np.zeros(10, bool)
-    alarm[alarms] = True
-    np.testing.assert_equal(transforms.delay(alarm, 5), float(expected))
-
-
-def test_delay_without_lead():
-    assert transforms.delay(np.array([False, False, True]), 0) == 2
-    assert transforms.delay(np.array([True, False, True]), 0) == 0
-
-
-# Intervals.
-
-
-def test_poisson_interval():
-    """Table of exact 95 % limits of a Poisson mean (Garwood, 1936)."""
-    known = {0: (0.0, 3.689), 1: (0.0253, 5.572), 2: (0.242, 7.225), 10: (4.795, 18.390)}
-    for count, limits in known.items():
-        np.testing.assert_allclose(transforms.poisson_interval(count, 1.0), limits, atol=5e-4)
-    np.testing.assert_allclose(transforms.poisson_interval(10, 4.0), np.array(known[10]) / 4, atol=2e-4)
-
-
-def test_bootstrap_draws_whole_segments():
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=200)
-    clustered = [np.full(50, mean) for mean in means]  # 10 000 values, 200 of them independent
-    low, high = transforms.bootstrap(clustered)
-    assert high - low == pytest.approx(2 * 1.96 * means.std() / np.sqrt(200), rel=0.1)
-    assert low < means.mean() < high
-    assert transforms.bootstrap(clustered) == (low, high)
-    assert transforms.bootstrap(clustered, seed=1) != (low, high)
-
-
-def test_bootstrap_weighs_segments_by_their_values():
-    low, high = transforms.bootstrap([np.zeros(1), np.ones(999)], n=4000)
-    assert (low, high) == (0.0, 1.0)
-    np.testing.assert_allclose(transforms.bootstrap([np.array([0.0, 1.0])] * 5), (0.5, 0.5))
-
-
-def test_bootstrap_of_nothing_and_of_one():
-    assert np.isnan(transforms.bootstrap([])).all()
-    assert np.isnan(transforms.bootstrap([np.empty(0)])).all()
-    assert transforms.bootstrap([np.array([0.0, 1.0, 1.0, 1.0]), np.empty(0)]) == (0.75, 0.75)

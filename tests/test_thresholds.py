@@ -2,23 +2,27 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from edge_monitor.evidence import EvidenceTracker, event_peaks, event_threshold
-from edge_monitor.flags import COUNTER_FAILED, FLAGS
+from edge_monitor.evidence import EvidenceTracker
+from edge_monitor.flags import COUNTER_FAILED, FLAGS, Findings, FlagTracker, Limits
 from edge_monitor.offline.thresholds import (
+    COMMON,
     DEBOUNCE,
     OVEREXPOSED_MARGIN,
     budget_shares,
+    count_alarms,
+    count_events,
     debounced,
+    event_threshold,
     fit_evidence,
     fit_thresholds,
     poisson_interval,
 )
-from edge_monitor.types import CHANNELS
+from edge_monitor.types import CHANNELS, Evidence, FlagStatus, Vitals
 
 RATE_HZ = 30.0
 N = len(CHANNELS)
@@ -55,23 +59,15 @@ def test_a_flag_of_a_channel_that_detects_confirms_after_as_many_frames():
     assert {steps[code] for code in fast} == {DEBOUNCE}
 
 
-def count_events(surprise, overexposed, threshold):
-    """Events of all channels together, written out."""
-    lasting = debounced(surprise)
-    with np.errstate(invalid="ignore"):
-        over = lasting >= np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
-    return np.count_nonzero(event_peaks(over.any(axis=1).astype(float)) > 0)
-
-
 @pytest.mark.parametrize("budget", [4.0, 20.0])
 def test_all_channels_together_keep_the_budget(budget):
     """On the frames that set them, and about so on fresh ones."""
     quiet = np.zeros(2 * HOUR, bool)
     threshold = fit_thresholds(smooth_noise(2 * HOUR), quiet, RATE_HZ, budget)
-    own = count_events(smooth_noise(2 * HOUR), quiet, threshold)
+    own = count_alarms(smooth_noise(2 * HOUR) / threshold[:, 0])
     assert own <= 2 * budget
     assert own > 0.5 * budget  # nor wastes it
-    fresh = count_events(smooth_noise(2 * HOUR, seed=1), quiet, threshold)
+    fresh = count_alarms(smooth_noise(2 * HOUR, seed=1) / threshold[:, 0])
     assert fresh < 4 * budget
     assert_array_equal(threshold[:, 0], threshold[:, 1])  # nothing was ever bright
 
@@ -129,3 +125,128 @@ def test_interval_of_a_rate(events, low, high):
     """Against published tables of Garwood's interval (95 %)."""
     assert poisson_interval(events, 1.0) == (pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-3))
     assert poisson_interval(events, 2.0)[1] == pytest.approx(high / 2, rel=1e-3)
+
+
+# What is counted is what the flags would do.
+
+HOUR_NS = 3600 * 10**9
+
+
+def told_by_flags(ratio):
+    """Frames in which the device's own flags become confirmed, once all grace is over."""
+    limits = Limits(RATE_HZ, HOUR_NS, HOUR_NS, repeats_by_nature=False, least_agreement=-1.0)
+    vitals = Vitals(
+        missing=0,
+        repeated=0,
+        stale=0,
+        nonfinite=0,
+        rate_hz=None,
+        latency_ns=None,
+        silence_ns=0,
+        entropy=None,
+        confidence=None,
+        age_ns=HOUR_NS,
+    )
+    tracker, before, found = FlagTracker(), set(), []
+    for i, x in enumerate(ratio):
+        largest = np.nanmax(x) if np.isfinite(x).any() else np.nan
+        evidence = Evidence(x, x, x, overexposed=False, largest=float(largest))
+        tracker.update(i, i * 33_333_333, Findings(limits, (), vitals, evidence=evidence))
+        now = {flag.code for flag in tracker.states if flag.status is FlagStatus.CONFIRMED}
+        found.append(bool(now - before))
+        before = now
+    return np.array(found)
+
+
+def events_of(confirmed):
+    """Events, written out: what comes more than three seconds behind the last one is a new one."""
+    events, last = 0, -np.inf
+    for i in np.flatnonzero(confirmed):
+        events += i - last > 90
+        last = i
+    return events
+
+
+RUNS = st.lists(
+    st.tuples(st.sampled_from([np.nan, 0.1, 0.79, 0.8, 0.99, 1.0, 5.0]), st.integers(1, 40)), max_size=12
+)
+
+
+@given(st.dictionaries(st.integers(0, N - 1), RUNS, min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_alarms_are_counted_as_the_flags_would_raise_them(runs):
+    columns = {c: [x for value, n in run for x in [value] * n] for c, run in runs.items()}
+    ratio = np.full((max(map(len, columns.values())), N), np.nan)
+    for c, column in columns.items():
+        ratio[: len(column), c] = column
+    assert count_alarms(ratio) == events_of(told_by_flags(ratio))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "alarms"),
+    [
+        ([2.0] * 4, 1),
+        ([2.0] * 3, 0),
+        ([2.0] * 3 + [0.9] * 50 + [2.0], 1),  # between passed and failed nothing is learned
+        ([2.0] * 3 + [0.1] * 4 + [2.0], 0),  # 96 - 4 * 8 + 32
+        ([2.0] * 3 + [0.1] * 4 + [2.0] * 2, 1),
+        ([2.0, 0.1, 0.1, 0.1, 0.1] * 40, 0),
+        ([2.0] * 4 + [0.1] * 31 + [2.0] * 60 + [2.0] * 100, 1),  # not healed: the same alarm
+        ([2.0] * 4 + [0.1] * 120 + [2.0] * 4, 2),
+        ([2.0] * 4 + [0.1] * 60 + [2.0] * 4, 1),  # healed, but within three seconds
+    ],
+)
+def test_alarms_of_a_channel_that_detects(pattern, alarms):
+    ratio = np.full((len(pattern), N), np.nan)
+    ratio[:, CHANNELS.index("shift")] = pattern
+    assert count_alarms(ratio) == events_of(told_by_flags(ratio)) == alarms
+
+
+def test_what_is_close_together_is_one_event():
+    confirmed = np.zeros(1000, bool)
+    assert count_events(confirmed) == 0
+    confirmed[[0, 90, 180, 271, 400]] = True
+    assert count_events(confirmed) == events_of(confirmed) == 3
+
+
+@pytest.mark.parametrize("budget", [20.0, 200.0, 400.0])
+def test_thresholds_do_not_fall_until_alarms_run_into_one_another(budget):
+    """A flag that is always up is one event, yet no budget holds it: no higher threshold may have more."""
+    surprise = smooth_noise(HOUR // 2)
+    threshold = fit_thresholds(surprise, np.zeros(len(surprise), bool), RATE_HZ, budget)[:, 0]
+    for scale in np.geomspace(1.0, 4.0, 30):
+        assert count_alarms(surprise / (scale * threshold)) <= budget / 2 + 3  # between steps of the scale
+
+
+def test_one_outlier_does_not_set_a_threshold_when_several_events_are_allowed():
+    """What the budget allows for is what it is for: 3 of 15 events are those of the residual."""
+    residual = CHANNELS.index("residual")
+    surprise = smooth_noise(HOUR)
+    quiet = np.zeros(HOUR, bool)
+    usual = fit_thresholds(surprise, quiet, RATE_HZ, 15.0)
+    surprise[5000:5040, residual] = 1000.0
+    threshold = fit_thresholds(surprise, quiet, RATE_HZ, 15.0)
+    assert threshold[residual, 0] < 1.2 * usual[residual, 0]
+    assert count_alarms(surprise / threshold[:, 0]) <= 15
+    rare = fit_thresholds(surprise, quiet, RATE_HZ, 0.5)  # where none is allowed, it has to be borne
+    assert rare[residual, 0] > 1000.0
+
+
+@pytest.mark.parametrize(("share", "kept"), [(COMMON - 0.02, True), (COMMON + 0.02, False)])
+def test_a_stratum_that_is_no_exception_has_no_thresholds_of_its_own(share, kept):
+    surprise = smooth_noise(HOUR // 4)
+    overexposed = np.zeros(len(surprise), bool)
+    overexposed[: int(share * len(surprise))] = True
+    surprise[50:100, 3] = 40.0
+    threshold = fit_thresholds(surprise, overexposed, RATE_HZ, 8.0)
+    assert np.isfinite(threshold).all()
+    assert (threshold[3, 1] > 1.2 * threshold[3, 0]) == kept
+    if not kept:
+        assert_array_equal(threshold[:, 1], threshold[:, 0])
+
+
+def test_channels_stay_on_though_every_frame_is_overexposed():
+    surprise = smooth_noise(9000)
+    threshold = fit_thresholds(surprise, np.ones(9000, bool), RATE_HZ, 8.0)
+    assert_array_equal(threshold, fit_thresholds(surprise, np.zeros(9000, bool), RATE_HZ, 8.0))
+    assert np.isfinite(threshold).all()

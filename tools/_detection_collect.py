@@ -27,11 +27,18 @@ FORMAT = 1
 N_IMAGES = 12
 """Pictures kept of every trip, evenly spaced."""
 MAKERS = (
-    *("kernels/fingerprint.py", "kernels/moments.py", "kernels/output.py", "kernels/picture.py"),
-    *("taps/onnx.py", "taps/output.py", "taps/reducer.py"),
-    *("sources/renderer.py", "sources/scenes.py", "sources/trip.py", "sources/world.py"),
+    Path(__file__),
+    *(
+        ROOT / "edge_monitor" / name
+        for name in (
+            *("kernels/fingerprint.py", "kernels/moments.py", "kernels/output.py", "kernels/picture.py"),
+            *("probe.py", "taps/onnx.py", "taps/output.py", "taps/reducer.py"),
+            *("sources/renderer.py", "sources/scenes.py", "sources/trip.py", "sources/world.py"),
+            *("sources/frames.py", "offline/scene.py"),
+        )
+    ),
 )
-"""What decides the numbers of a row."""
+"""What decides the numbers of a row and the pictures of a scene."""
 
 Table = NDArray[Any]
 """Rows as a structured array, see `row_type`."""
@@ -51,8 +58,7 @@ def digest(model: Path, code: Iterable[Path]) -> str:
 
 def rows_folder(configuration: Configuration, cache: Path) -> Path:
     """Folder of a configuration's trips; another one when the model or the making of rows has changed."""
-    makers = [ROOT / "edge_monitor" / name for name in MAKERS]
-    return cache / f"rows-{FORMAT}-{configuration.name}-{digest(configuration.path, makers)}"
+    return cache / f"rows-{FORMAT}-{configuration.name}-{digest(configuration.path, MAKERS)}"
 
 
 def row_type(taps: Sequence[TapSpec]) -> np.dtype[np.void]:

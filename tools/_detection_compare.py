@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 from _detection_collect import atomic
 from _detection_config import BUDGETS, RATE_HZ
-from _detection_events import EventRows, load_events
-from _detection_peers import PEERS, Stream
+from _detection_events import EventRows, event_streams, load_events
+from _detection_peer import Stream
+from _detection_peers import PEERS
 from _detection_streams import clean_stream
 from _detection_system import Bench
 from _detection_transforms import TRANSFORMS, Fusion, Scale, Surprise, Threshold, count_events, threshold_for
@@ -32,8 +33,8 @@ class Contest(msgspec.Struct, frozen=True, eq=False):
         clean = {part: clean_stream(bench, part) for part in CLEAN_PARTS}
         return cls(clean, {split: load_events(bench, split) for split in EVENT_PARTS})
 
-    def stream(self, part: str) -> Stream:
-        return self.clean[part] if part in self.clean else self.events[part].stream
+    def stream(self, part: str) -> Stream | EventRows:
+        return self.clean[part] if part in self.clean else self.events[part]
 
 
 class PeerResult(msgspec.Struct, frozen=True):
@@ -56,7 +57,8 @@ def keep_scores(bench: Bench, peer: str) -> int:
         detector = PEERS[peer]()
         detector.fit(clean_stream(bench, "fit"))
         scores = {part: detector.score(clean_stream(bench, part)) for part in CLEAN_PARTS}
-        scores |= {split: detector.score(load_events(bench, split).stream) for split in EVENT_PARTS}
+        for split in EVENT_PARTS:
+            scores[split] = np.concatenate([detector.score(s) for s in event_streams(bench, split)])
         with atomic(target) as part:
             np.savez(part, **scores)
     return 1
@@ -143,9 +145,8 @@ def _judge(
 
 def _delays(events: EventRows, scores: FloatArray, threshold: Threshold) -> list[int | None]:
     """Frames from each onset to the first alarm; None when none comes or one stood already."""
-    stream = events.stream
-    alarm: BoolArray = threshold.alarm(scores, stream.overexposed, stream.guard)
-    edges = [*np.flatnonzero(stream.start).tolist(), stream.start.size]
+    alarm: BoolArray = threshold.alarm(scores, events.overexposed, events.guard)
+    edges = [*np.flatnonzero(events.start).tolist(), events.start.size]
     delays: list[int | None] = []
     for first, last in itertools.pairwise(edges):
         after = events.frame[first:last] > 0

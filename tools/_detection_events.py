@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,19 +10,18 @@ import msgspec
 import numpy as np
 from _detection_collect import atomic, load_scenes, table_of
 from _detection_config import ABLATIONS, BUDGETS, LEAD
-from _detection_peers import Stream
+from _detection_peer import Stream
 from _detection_streams import joined, layout, stream_of
 from _detection_system import OTHER, Bench, heads, injector_of, load_map
-from _detection_watch import Watcher
+from _detection_watch import Said, Watcher
 
 from edge_monitor.offline.drill import Case, Outcome, all_cases, broken_rows, judge
 from edge_monitor.offline.faults import FAULTS
 from edge_monitor.offline.injection import Injector, fork, warm
 from edge_monitor.offline.scene import Scene
 from edge_monitor.pipeline import Monitor
+from edge_monitor.types import BoolArray, StatRow
 
-PEERS_LEAD = 60
-"""Clean rows before the onset that peers see."""
 CLEAN = "clean driving"
 """Stands for no fault at all."""
 LISTED = frozenset(fault.name for fault in FAULTS)
@@ -37,18 +36,18 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class EventRows(msgspec.Struct, frozen=True, eq=False):
-    """Rows of many events one after the other, for the peers.
+    """Rows of many events one after the other, each with its scene's lead: what judging peers needs of them.
 
-    Every event has `PEERS_LEAD` rows of lead. ``stream``: its ``start`` is where each event begins.
-    ``frame`` (n,): frames since the onset, 1 at the first faulty one. For each event: ``scene``, ``fault``,
-    ``impacting``.
+    ``start``, ``guard``, ``overexposed`` (n,) as in `Stream`: an event begins where a start is. ``frame``
+    (n,): frames since the onset, 1 at the first faulty one. For each event: ``scene``, ``impacting``.
     """
 
-    stream: Stream
+    start: BoolArray
+    guard: BoolArray
+    overexposed: BoolArray
     frame: np.ndarray
     scene: np.ndarray
-    fault: np.ndarray
-    impacting: np.ndarray
+    impacting: BoolArray
 
 
 @lru_cache(maxsize=2)
@@ -69,9 +68,9 @@ def judge_scene(bench: Bench, split: str, number: int) -> int:
     """Put every case of a split into one of its scenes, and keep what came of it."""
     if not outcomes_path(bench, split, number).exists():
         scene, tool = scenes_of(bench, split)[number], injector(bench)
-        judged, events = _judge(bench, split, number, scene, tool)
+        judged, lead, events = _judge(bench, split, number, scene, tool)
         if split != "ramp":
-            _keep_events(bench, split, number, events)
+            _keep_events(bench, split, number, lead, events)
         with atomic(outcomes_path(bench, split, number)) as part:
             part.write(msgspec.msgpack.encode(judged))
     return 1
@@ -79,7 +78,7 @@ def judge_scene(bench: Bench, split: str, number: int) -> int:
 
 def _judge(
     bench: Bench, split: str, number: int, scene: Scene, tool: Injector
-) -> tuple[list[Judged], list[tuple[Outcome, Stream, np.ndarray]]]:
+) -> tuple[list[Judged], Stream, list[tuple[Outcome, Stream, np.ndarray]]]:
     warmed = {(budget, ""): _warmed(bench, scene, budget, "") for budget in BUDGETS}
     if split == "test":
         warmed |= {
@@ -89,8 +88,8 @@ def _judge(
     watcher = Watcher(Monitor(load_map(bench, calibrated)))
     for row in scene.rows:
         watcher.step(row)
-    lead = scene.rows[-PEERS_LEAD:]
     clean = tool.rows(scene, [])
+    own = {key: _own(monitor, clean) for key, monitor in warmed.items()}
     judged, events = [], []
     if split == "test":
         nothing = Case(CLEAN, 0.0)
@@ -101,22 +100,32 @@ def _judge(
     for place, case in enumerate(cases_of(split)):
         rows = broken_rows(tool, scene, case, seed=1000 * bench.plans(split)[number].seed + place)
         recording = fork(watcher)
-        outcome = judge(recording, case, number, clean, rows)
+        outcome = judge(recording, case, number, clean, rows, own[calibrated, ""])
         judged.append(Judged(calibrated, "", outcome))
         judged += [
-            Judged(budget, head, judge(fork(warmed[budget, head]), case, number, clean, rows))
-            for budget, head in warmed
-            if (budget, head) != (calibrated, "") and (not head or _concerns(head, outcome))
+            Judged(b, head, judge(fork(monitor), case, number, clean, rows, own[b, head]))
+            for (b, head), monitor in warmed.items()
+            if (b, head) != (calibrated, "") and (not head or _concerns(head, outcome))
         ]
         if split != "ramp" and case.fault in LISTED:
-            said = recording.said()
-            shown = slice(-len(lead) - len(rows), None)
-            start = np.arange(len(lead) + len(rows)) == 0
-            table = table_of([*lead, *rows], layout(bench).taps)
-            stream = stream_of(table, layout(bench), start, said.guard[shown], said.overexposed[shown])
-            frames = np.array([row.frame - lead[-1].frame for row in [*lead, *rows]])
-            events.append((outcome, stream, frames))
-    return judged, events
+            frames = np.array([row.frame - scene.rows[-1].frame for row in rows])
+            events.append((outcome, _stream(bench, rows, recording.said(), len(scene.rows)), frames))
+    return judged, _stream(bench, scene.rows, watcher.said(), 0), events
+
+
+def _own(monitor: Monitor, clean: Sequence[StatRow]) -> dict[str, int]:
+    """Flags that a scene raises without any fault, and the first frame of each."""
+    watcher = Watcher(fork(monitor))
+    for row in clean:
+        watcher.step(row)
+    return {code: clean[i].frame for i, code in reversed(watcher.said().raised)}
+
+
+def _stream(bench: Bench, rows: Sequence[StatRow], said: Said, first: int) -> Stream:
+    """Peers' view of rows of a scene, ``said`` of which begins ``first`` rows earlier."""
+    start = np.arange(first, first + len(rows)) == 0
+    table = table_of(rows, layout(bench).taps)
+    return stream_of(table, layout(bench), start, said.guard[first:], said.overexposed[first:])
 
 
 def _warmed(bench: Bench, scene: Scene, budget: str, head: str) -> Monitor:
@@ -133,27 +142,53 @@ def _concerns(head: str, outcome: Outcome) -> bool:
 
 
 def _keep_events(
-    bench: Bench, split: str, number: int, events: Sequence[tuple[Outcome, Stream, np.ndarray]]
+    bench: Bench,
+    split: str,
+    number: int,
+    lead: Stream,
+    events: Sequence[tuple[Outcome, Stream, np.ndarray]],
 ) -> None:
+    """Keep the events of one scene, and its lead once for all of them."""
     outcomes, streams, frames = zip(*events, strict=True)
-    stream = joined(streams)
+    names, broken = Stream.__struct_fields__, joined(streams)
     with atomic(events_path(bench, split, number)) as part:
         np.savez(
             part,
-            frame=np.concatenate(frames),
+            edges=np.cumsum([len(numbers) for numbers in frames])[:-1],
             scene=np.full(len(outcomes), number),
-            fault=np.array([outcome.fault for outcome in outcomes]),
             impacting=np.array([outcome.impacting for outcome in outcomes]),
-            **{name: getattr(stream, name) for name in Stream.__struct_fields__},
+            frame=np.concatenate(frames),
+            lead_frame=np.arange(1 - lead.start.size, 1),
+            **{f"lead_{name}": getattr(lead, name) for name in names},
+            **{name: getattr(broken, name) for name in names},
         )
+
+
+def event_streams(bench: Bench, split: str) -> Iterator[Stream]:
+    """Peers' view of one scene after the other: its events in turn, every one with the whole lead."""
+    for stored in _kept_events(bench, split):
+        yield Stream(**{name: _with_lead(stored, name) for name in Stream.__struct_fields__})
 
 
 def load_events(bench: Bench, split: str) -> EventRows:
     """Events of all scenes of a split."""
-    parts = [dict(np.load(events_path(bench, split, k))) for k in range(len(bench.plans(split)))]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    stream = Stream(**{name: columns.pop(name) for name in Stream.__struct_fields__})
-    return EventRows(stream, **columns)
+    parts = [
+        {name: _with_lead(stored, name) for name in ("start", "guard", "overexposed", "frame")}
+        | {name: stored[name] for name in ("scene", "impacting")}
+        for stored in _kept_events(bench, split)
+    ]
+    return EventRows(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _kept_events(bench: Bench, split: str) -> Iterator[Mapping[str, np.ndarray]]:
+    for k in range(len(bench.plans(split))):
+        with np.load(events_path(bench, split, k)) as stored:
+            yield stored
+
+
+def _with_lead(stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    lead, events = stored[f"lead_{name}"], np.split(stored[name], stored["edges"])
+    return np.concatenate([piece for event in events for piece in (lead, event)])
 
 
 def load_outcomes(bench: Bench, split: str) -> list[Judged]:

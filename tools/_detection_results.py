@@ -18,7 +18,7 @@ from _detection_watch import Alarms
 
 from edge_monitor.offline.drill import WITHIN_S, Outcome
 
-FORMAT = 1
+FORMAT = 2
 EXACT = frozenset({"frozen exact", "NaN/Inf", "blackout", "dead rows"})
 """Faults that have to be found without fail."""
 TIMING = ("stutter", "latency stall", "dropped frames")
@@ -70,7 +70,7 @@ class ConfigurationResult(msgspec.Struct, frozen=True):
 
     ``shares``: metric, then budget. ``splits``: first trip and number of trips. ``slowest_freeze``: the
     largest delay of frozen exact in frames, None when one was missed. ``delay``: median frames of the events
-    detected.
+    detected. ``versions``: of Python and packages that measured it.
     """
 
     name: str
@@ -87,13 +87,13 @@ class ConfigurationResult(msgspec.Struct, frozen=True):
     peers: list[PeerShares]
     head_accuracy: float | None
     seconds: dict[str, float]
+    versions: dict[str, str]
 
 
 class Results(msgspec.Struct, frozen=True):
     """The stored file."""
 
     format: int
-    versions: dict[str, str]
     configurations: dict[str, ConfigurationResult]
 
 
@@ -185,6 +185,7 @@ def summarise(bench: Bench, seconds: dict[str, float]) -> ConfigurationResult:
         peers=peer_shares(bench),
         head_accuracy=region_map.faults.accuracy if region_map.faults else None,
         seconds={name: round(value, 1) for name, value in seconds.items()},
+        versions=versions(),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from _detection_collect import Table, stream_tables
 from _detection_config import BUDGETS
-from _detection_peers import Stream
+from _detection_peer import Stream
 from _detection_system import Bench, alarms_path, load_map, pool_parts, tune_path
 from onnx import numpy_helper
 
@@ -60,6 +60,7 @@ def stream_of(
         channels=channels,
         voxel_mean=mean[:, source.n_voxels :],
         penultimate=penultimate,
+        confidence=np.ascontiguousarray(table["confidence"]),
         logits=penultimate @ place.weights[:-1] + place.weights[-1],
         picture=np.ascontiguousarray(picture),
         colours=mean[:, : source.n_voxels],

@@ -46,8 +46,6 @@ from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
 from edge_monitor.taps.onnx import quiet_options
 from edge_monitor.types import CHANNELS, FloatArray, StatRow
 
-ALIKE = {"frozen with noise": "true freeze"}
-"""What leaves the head's training together with a fault, being the same to it."""
 OTHER = "other injectors"
 
 
@@ -183,9 +181,8 @@ def other_bank(bench: Bench) -> int:
 def open_bank(bench: Bench, name: str, left_out: Sequence[str] = ()) -> Bank:
     """Bank without some faults."""
     stored = np.load(bench.results / f"bank-{name}.npz")
-    gone = {*left_out, *(ALIKE[fault] for fault in left_out if fault in ALIKE)}
     names = stored["names"].tolist()
-    kept = [k for k, fault in enumerate(names) if fault not in gone]
+    kept = [k for k, fault in enumerate(names) if fault not in left_out]
     renumbered = np.zeros(1 + len(names), np.int64)
     renumbered[1 + np.array(kept)] = np.arange(1, 1 + len(kept))
     chosen = renumbered[stored["labels"]] > 0

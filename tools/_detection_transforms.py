@@ -1,4 +1,4 @@
-"""From a detector's scores to alarms: smoothing, -log p, thresholds at a budget, events, intervals."""
+"""From a detector's scores to alarms: smoothing, -log p, thresholds at a budget, events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -234,29 +233,3 @@ class Fusion:
             # A column that was constant on clean data has a threshold of 0.
             np.fmax(result, null(column) / np.maximum(threshold.of(overexposed), 1.0), out=result)
         return result
-
-
-def delay(alarm: BoolArray, onset: int) -> float:
-    """Frames from the onset of a fault to the first alarm; NaN if none comes or one stood already."""
-    if onset > 0 and alarm[onset - 1]:
-        return float("nan")
-    found = np.flatnonzero(alarm[onset:])
-    return float(found[0]) if found.size else float("nan")
-
-
-def bootstrap(values_by_segment: Sequence[FloatArray], n: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of all values; whole segments are drawn, with replacement."""
-    segments = [np.asarray(values, np.float64) for values in values_by_segment if len(values)]
-    if not segments:
-        return float("nan"), float("nan")
-    totals = np.array([values.sum() for values in segments])
-    sizes = np.array([values.size for values in segments])
-    drawn = np.random.default_rng(seed).integers(0, len(segments), (n, len(segments)))
-    low, high = np.percentile(totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def poisson_interval(count: int, hours: float) -> tuple[float, float]:
-    """Exact 95 % interval of a rate per hour (Garwood, 1936)."""
-    low = float(chi2.ppf(0.025, 2 * count)) / 2 if count else 0.0
-    return low / hours, float(chi2.ppf(0.975, 2 * count + 2)) / 2 / hours

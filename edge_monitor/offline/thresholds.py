@@ -6,7 +6,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import chi2
 
-from edge_monitor.evidence import EVENT_FRAMES, event_threshold, fit_null, surprise_of
 from edge_monitor.flags import FLAGS, PASS_RATIO
 from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.region_map import EvidenceNull
@@ -24,6 +23,8 @@ OVEREXPOSED_MARGIN = 1.25
 """While overexposed a channel alarms at so many times its clean maximum (design section 6)."""
 COMMON = 0.2
 """A stratum with a larger share of the clean frames is no exception, and has no thresholds of its own."""
+EVENT_FRAMES = 90
+"""Frames in which all that happens is one event (three seconds at 30 frames/s)."""
 SCALES = np.geomspace(0.5, 2.0, 201)
 _ROWS = {row.channel: row for row in FLAGS if row.channel is not None}
 STEPS = np.array([(_ROWS[channel].up, _ROWS[channel].down) for channel in CHANNELS], np.int64)
@@ -88,9 +89,14 @@ def fit_thresholds(
     ratio = surprise / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
     allowed = int(alarms_per_hour * hours)
     # Where the budget allows no event, none was seen to be within it: nothing speaks for lower thresholds.
-    scales = SCALES if allowed else SCALES[SCALES >= 1.0]
-    within = [scale for scale in scales.tolist() if count_alarms(ratio / scale) <= allowed]
-    return np.asarray(threshold * (within[0] if within else SCALES[-1]), np.float64)
+    least, chosen = (SCALES[0] if allowed else 1.0), float(SCALES[-1])
+    # From above: far below, alarms run into one another and are few again (tests/test_thresholds.py).
+    for scale in SCALES[SCALES >= least][::-1].tolist():
+        # One less than allowed: what is chosen to raise n events here raises n + 1 on fresh data, on average.
+        if count_alarms(ratio / scale) > max(allowed - 1, 0):
+            break
+        chosen = scale
+    return threshold * chosen
 
 
 def count_alarms(ratio: FloatArray) -> int:
@@ -119,3 +125,86 @@ def poisson_interval(events: int, hours: float) -> tuple[float, float]:
     """95 % interval of a rate per hour of which ``events`` were counted in ``hours`` (Garwood, 1936)."""
     low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
     return float(low) / hours, float(chi2.ppf(0.975, 2 * events + 2) / 2) / hours
+
+
+def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:
+    """Null distribution of one channel from clean smoothed scores.
+
+    Parameters
+    ----------
+    scores : (n,) float64
+        Clean scores, NaN left out.
+    tail : (n_points,) float64
+        Falling tail probabilities.
+
+    Returns
+    -------
+    quantiles : (n_points,) float64
+    excess : float
+        Median excess over the last quantile, divided by ln 2: the scale of an exponential tail.
+        NaN, with NaN quantiles, when the channel never varied.
+    """
+    finite = scores[np.isfinite(scores)]
+    if finite.size < 2 or finite.min() == finite.max():
+        return np.full(tail.shape, np.nan), float("nan")
+    quantiles = np.quantile(finite, 1.0 - tail)
+    beyond = finite[finite > quantiles[-1]] - quantiles[-1]
+    excess = float(np.median(beyond)) / float(np.log(2.0)) if beyond.size else 0.0
+    # A tail without spread would make any new maximum infinitely surprising.
+    return quantiles, max(excess, 1e-3 * float(finite.std()))
+
+
+def surprise_of(scores: FloatArray, tail: FloatArray, quantiles: FloatArray, excess: float) -> FloatArray:
+    """Surprise of one channel's scores, (n,) float64, as `EvidenceTracker` computes it; NaN stays NaN."""
+    if np.isnan(quantiles).any():
+        return np.full(scores.shape, np.nan)
+    high = np.clip(np.searchsorted(quantiles, scores, side="left"), 1, tail.size - 1)
+    low = high - 1
+    rise = quantiles[high] - quantiles[low]
+    share = np.divide(scores - quantiles[low], rise, out=np.zeros(scores.shape), where=rise > 0)
+    within = -np.log(tail[low]) + share * np.log(tail[low] / tail[high])
+    beyond = -np.log(tail[-1]) + (scores - quantiles[-1]) / excess
+    surprising = np.where(scores > quantiles[-1], beyond, np.where(scores <= quantiles[0], 0.0, within))
+    return np.where(np.isnan(scores), np.nan, surprising)
+
+
+def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events_per_hour: float) -> float:
+    """Surprise that clean data exceeds in at most ``events_per_hour`` separate events.
+
+    All exceedances within one stretch of `EVENT_FRAMES` frames are one event. Where the data allows
+    events, they are counted. Where it does not allow a single one, the rate of events over a
+    high level is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
+    shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
+    It is continued from every one of these peaks and the highest result counts: one rare clean
+    event far above the rest has to raise the threshold, not to pass for noise.
+
+    Parameters
+    ----------
+    surprise_of_frames : (n,) float64
+        Surprise of consecutive held-out clean frames, NaN where there is none.
+
+    Returns
+    -------
+    float
+        NaN when there is no finite value to learn from.
+    """
+    peaks = np.sort(event_peaks(surprise_of_frames))[::-1]
+    if peaks.size == 0:
+        return float("nan")
+    hours = surprise_of_frames.size / frame_rate_hz / 3600.0
+    allowed = min(int(events_per_hour * hours), peaks.size)
+    if allowed > 0:  # fresh data of the same length exceeds the n-th largest value n times on average
+        return float(np.nextafter(peaks[allowed - 1], np.inf))
+    largest = peaks[:20]
+    spread = max(float((largest - largest[-1]).mean()), 0.1)
+    rates = np.arange(1, largest.size + 1) / hours
+    return float((largest + spread * np.log(np.maximum(rates / events_per_hour, 1.0))).max())
+
+
+def event_peaks(values: FloatArray) -> FloatArray:
+    """Largest value of each stretch of `EVENT_FRAMES` consecutive frames, NaN-only stretches left out."""
+    n = -(-values.size // EVENT_FRAMES) * EVENT_FRAMES
+    padded = np.full(n, -np.inf)
+    padded[: values.size] = np.where(np.isfinite(values), values, -np.inf)
+    peaks = padded.reshape(-1, EVENT_FRAMES).max(axis=1)
+    return np.asarray(peaks[np.isfinite(peaks)], np.float64)

@@ -328,6 +328,24 @@ def test_every_event_has_the_whole_lead_of_its_scene(tmp_path):
     assert rows.impacting.tolist() == [True, False] * 2
 
 
+def test_flags_of_a_scene_itself_count_from_their_first_frame_on(monkeypatch, trip):
+    rows = trip[3]
+
+    class Said:
+        raised = ((1, "A"), (3, "B"), (5, "A"))
+
+    class Watcher:
+        def __init__(self, monitor):
+            self.seen, self.said = [], Said
+            assert monitor == "copy"
+            self.step = self.seen.append
+
+    monkeypatch.setattr(happening, "fork", lambda monitor: f"{monitor}y")
+    monkeypatch.setattr(happening, "Watcher", Watcher)
+    first = rows[10].frame
+    assert happening._own("cop", rows[10:20]) == {"A": first + 1, "B": first + 3}
+
+
 def events(frame, overexposed=False):
     """Two events with two clean rows each; scores are given beside."""
     n = len(frame)

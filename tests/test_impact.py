@@ -36,7 +36,7 @@ needs_data = pytest.mark.skipif(not RESNET8.is_file(), reason=f"no ResNet8 in ED
 
 CNN = models.cnn()
 FEW = ShapleySettings(pairs=6)
-N_INPUT = 12
+N_INPUT = 48
 """Voxels of an image input of three colours."""
 
 

@@ -8,11 +8,13 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
 from edge_monitor.evidence import EvidenceTracker
-from edge_monitor.flags import COUNTER_FAILED, FLAGS, Findings, FlagTracker, Limits
+from edge_monitor.flags import COUNTER_FAILED, FLAGS, PASS_RATIO, Findings, FlagTracker, Limits
+from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.offline.thresholds import (
     COMMON,
     DEBOUNCE,
     OVEREXPOSED_MARGIN,
+    STEPS,
     budget_shares,
     count_alarms,
     count_events,
@@ -168,18 +170,25 @@ def events_of(confirmed):
 
 
 RUNS = st.lists(
-    st.tuples(st.sampled_from([np.nan, 0.1, 0.79, 0.8, 0.99, 1.0, 5.0]), st.integers(1, 40)), max_size=12
+    st.tuples(
+        st.sampled_from([np.nan, 0.1, 0.79, 0.8, 0.99, 1.0, 5.0]), st.sampled_from([1, 2, 3, 5, 17, 40])
+    ),
+    max_size=16,
 )
 
 
 @given(st.dictionaries(st.integers(0, N - 1), RUNS, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_alarms_are_counted_as_the_flags_would_raise_them(runs):
     columns = {c: [x for value, n in run for x in [value] * n] for c, run in runs.items()}
     ratio = np.full((max(map(len, columns.values())), N), np.nan)
     for c, column in columns.items():
         ratio[: len(column), c] = column
-    assert count_alarms(ratio) == events_of(told_by_flags(ratio))
+    found = np.empty(len(ratio), bool)
+    confirmations(ratio, PASS_RATIO, STEPS, found)
+    told = told_by_flags(ratio)
+    assert_array_equal(found, told)
+    assert count_alarms(ratio) == events_of(told)
 
 
 @pytest.mark.parametrize(

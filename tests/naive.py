@@ -250,6 +250,27 @@ def structure(history, lags=(1, 2, 4, 8, 16)):
     return np.array(rows)
 
 
+# kernels/debounce.py
+
+
+def confirmations(ratio, passed, steps):
+    """Frames in which a flag of any channel becomes confirmed, one channel and one frame after the other."""
+    found = set()
+    for column, (up, down) in zip(np.transpose(ratio), steps, strict=True):
+        counter, status = -128, "inactive"
+        for t, value in enumerate(column):
+            if value >= 1:
+                counter = min(127, (max(0, counter)) + up)
+            elif value < passed:
+                counter = max(-128, counter - down)
+            if counter == 127 and status != "confirmed":
+                status = "confirmed"
+                found.add(t)
+            if counter == -128:
+                status = "inactive"
+    return [t in found for t in range(len(ratio))]
+
+
 # kernels/perceptron.py
 
 

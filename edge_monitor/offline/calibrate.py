@@ -20,7 +20,7 @@ from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
 from edge_monitor.offline.head_training import Keep, train_head
 from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
 from edge_monitor.offline.residual import fit_residual
-from edge_monitor.offline.thresholds import TAIL, count_events, fit_evidence, poisson_interval
+from edge_monitor.offline.thresholds import COMMON, TAIL, count_events, fit_evidence, poisson_interval
 from edge_monitor.offline.tract_baseline import trace_tracts, watch_tracts
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import (
@@ -119,6 +119,9 @@ def calibrate(
     provisional = msgspec.structs.replace(provisional, faults=head)
     held_out = rows[n_fit:n_known]
     scores = _score(provisional, held_out, "score", progress)
+    if scores.overexposed.mean() > COMMON:  # what is common is no exception, on the device neither
+        fmri = msgspec.structs.replace(fmri, bright=np.full(fmri.bright.shape, np.nan))
+        provisional = msgspec.structs.replace(provisional, fmri=fmri)
     eeg = msgspec.structs.replace(eeg, state_mix=_state_mix(scores.states))
     crossmodal = _fit_crossmodal(scores.anomaly, scores.coherence)
     evidence = fit_evidence(scores.evidence, scores.overexposed, rate_hz, alarms_per_hour)

@@ -87,11 +87,11 @@ def fit_thresholds(
         most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
         threshold[c, 1] = max(threshold[c, 0], most)
     ratio = surprise / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
-    allowed = int(alarms_per_hour * hours)
+    allowed = int(alarms_per_hour * hours + 1e-9)
     # Where the budget allows no event, none was seen to be within it: nothing speaks for lower thresholds.
     least, chosen = (SCALES[0] if allowed else 1.0), float(SCALES[-1])
     # From above: far below, alarms run into one another and are few again (tests/test_thresholds.py).
-    for scale in SCALES[SCALES >= least][::-1].tolist():
+    for scale in SCALES[least <= SCALES][::-1].tolist():
         # One less than allowed: what is chosen to raise n events here raises n + 1 on fresh data, on average.
         if count_alarms(ratio / scale) > max(allowed - 1, 0):
             break
@@ -192,7 +192,7 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     if peaks.size == 0:
         return float("nan")
     hours = surprise_of_frames.size / frame_rate_hz / 3600.0
-    allowed = min(int(events_per_hour * hours), peaks.size)
+    allowed = min(int(events_per_hour * hours + 1e-9), peaks.size)
     if allowed > 0:  # fresh data of the same length exceeds the n-th largest value n times on average
         return float(np.nextafter(peaks[allowed - 1], np.inf))
     largest = peaks[:20]

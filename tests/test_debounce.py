@@ -1,4 +1,4 @@
-"""Fault counters over a recording: parity with the slow twin; tests/test_thresholds.py compares with the flags."""
+"""Fault counters over a recording: parity with the slow twin (and with the flags in test_thresholds.py)."""
 
 import naive
 import numpy as np

@@ -71,7 +71,7 @@ class FrameSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class CalibrationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a region map is made for.
 
-    ``alarms_per_hour``: false-alarm budget, shared equally by the evidence channels. ``bands``:
+    ``alarms_per_hour``: false-alarm budget of all evidence channels together. ``bands``:
     frequency scale, ``nyquist`` or ``hz`` (design D5).
 
     Raises

@@ -118,7 +118,7 @@ def calibrate(
     head = known.faults if known is not None else train_head(observed, provisional, n_fit, progress, keep)
     provisional = msgspec.structs.replace(provisional, faults=head)
     held_out = rows[n_fit:n_known]
-    scores = _score(provisional, held_out, "score", progress)
+    scores = score_rows(provisional, held_out, "score", progress)
     if scores.overexposed.mean() > COMMON:  # what is common is no exception, on the device neither
         fmri = msgspec.structs.replace(fmri, bright=np.full(fmri.bright.shape, np.nan))
         provisional = msgspec.structs.replace(provisional, fmri=fmri)
@@ -126,19 +126,19 @@ def calibrate(
     crossmodal = _fit_crossmodal(scores.anomaly, scores.coherence)
     evidence = fit_evidence(scores.evidence, scores.overexposed, rate_hz, alarms_per_hour)
     fitted = msgspec.structs.replace(provisional, eeg=eeg, crossmodal=crossmodal, evidence=evidence)
-    again = _score(fitted, held_out, "verify", progress)
+    again = score_rows(fitted, held_out, "verify", progress)
     if np.isfinite(again.agreement).any():
         least = LEAST_AGREEMENT * float(np.nanmin(again.agreement))
         crossmodal = msgspec.structs.replace(crossmodal, least_agreement=least)
     fitted = msgspec.structs.replace(fitted, crossmodal=crossmodal)
-    judged = _score(fitted, rows[n_known:], "judge", progress)
+    judged = score_rows(fitted, rows[n_known:], "judge", progress)
     evidence = msgspec.structs.replace(
         evidence,
         held_out_alarms=count_events(again.confirmed),
         judge_alarms=count_events(judged.confirmed),
         judge_hours=len(judged.confirmed) / rate_hz / 3600.0,
     )
-    remarks = list(_budget_remarks(evidence))
+    remarks = list(budget_remarks(evidence))
     dead = int(np.isnan(fmri.scale).sum())
     if dead:
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")
@@ -150,7 +150,7 @@ def calibrate(
     )
 
 
-def _budget_remarks(evidence: EvidenceNull) -> Iterator[str]:
+def budget_remarks(evidence: EvidenceNull) -> Iterator[str]:
     """Say so when the clean data is too little for the budget, and which budget it would do for."""
     hours, budget = evidence.held_out_hours, evidence.alarms_per_hour
     if hours * budget < ENOUGH_EVENTS:
@@ -203,7 +203,9 @@ class Scores(msgspec.Struct, frozen=True, eq=False):
     confirmed: BoolArray
 
 
-def _score(region_map: RegionMap, rows: list[StatRow], phase: str, progress: Progress) -> Scores:
+def score_rows(
+    region_map: RegionMap, rows: list[StatRow], phase: str = "score", progress: Progress = silent
+) -> Scores:
     """Run the monitor over all rows."""
     monitor = Monitor(region_map)
     n = len(rows)

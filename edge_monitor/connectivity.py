@@ -45,7 +45,7 @@ class FeatureBank:
         self.n_voxels = sum(tap.n_voxels for tap in taps)
         self.n_channels = sum(tap.n_channels for tap in taps)
         self.n_statistics = taps[0].n_statistics
-        self._no_picture = np.full(self.n_statistics + 2, np.nan)
+        self._no_picture = np.full(taps[0].n_picture, np.nan)
         self.table = np.zeros((5, self.counts.size))
         self.table[kernel.COUNT] = self.counts
         self.table[kernel.FLOOR] = floor
@@ -83,7 +83,7 @@ class FeatureBank:
         require_array("spatial.channels", block.channels, (self.n_channels,), FLOAT)
         if picture is None:
             return self._no_picture
-        require_array("picture", picture, (self.n_statistics + 2,), FLOAT)
+        require_array("picture", picture, self._no_picture.shape, FLOAT)
         return picture
 
 
@@ -181,7 +181,7 @@ class ConnectivityTracker:
         Parameters
         ----------
         block : SpatialBlock or None
-        picture : (n_statistics + 2,) float64 or None
+        picture : (n_picture,) float64 or None
             As in `StatRow`.
         good : (n_taps,) bool
             Taps without non-finite values. The others, and those not in the block, are masked.

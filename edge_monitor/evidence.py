@@ -12,7 +12,7 @@ from edge_monitor.types import CHANNELS, Evidence
 MEAN_OF_8 = 2.0 / (8 + 1)
 """Weight of a new score in an exponentially weighted mean over 8 frames (design section 6)."""
 SMOOTHING = np.array(
-    [1.0 if channel in {"residual", "shift", "line", "stall"} else MEAN_OF_8 for channel in CHANNELS]
+    [1.0 if channel in {"residual", "shift", "line", "stall", "jump"} else MEAN_OF_8 for channel in CHANNELS]
 )
 """Weight of a new score of each channel; those with 1 are smoothed where they are made."""
 OVEREXPOSED, OVEREXPOSED_FRAMES = 0.15, 45

@@ -177,8 +177,13 @@ def _views_disagree(f: Findings) -> Verdict:
     return Verdict(True, text, {"agreement": agreement, "least_clean": least})
 
 
-def _evidence(channel: str, explain: Callable[[Findings], str]) -> Callable[[Findings], Verdict]:
-    """Return the test of one evidence channel: failed at its threshold, passed well below it."""
+def _evidence(
+    channel: str, explain: Callable[[Findings], str], *, guess: bool = True
+) -> Callable[[Findings], Verdict]:
+    """Return the test of one evidence channel: failed at its threshold, passed well below it.
+
+    Its cause ends with the fault head's ``guess``, unless the channel knows by itself what is wrong.
+    """
     index = CHANNELS.index(channel)
 
     def test(f: Findings) -> Verdict:
@@ -194,7 +199,7 @@ def _evidence(channel: str, explain: Callable[[Findings], str]) -> Callable[[Fin
             "surprise": float(f.evidence.surprise[index]),
             "score": float(f.evidence.score[index]),
         }
-        return Verdict(True, f"{explain(f)}{_likely(f.guess)}", values)
+        return Verdict(True, f"{explain(f)}{_likely(f.guess) if guess else ''}", values)
 
     return test
 
@@ -215,6 +220,7 @@ def _always(text: str) -> Callable[[Findings], str]:
 
 _explain_shift = _always("the picture changes more than it does between scenes")
 _explain_stall = _always("the vehicle drives and the scene stands still")
+_explain_jump = _always("the whole scene was displaced from one frame to the next")
 _explain_fault = _always("all findings together are those of a fault")
 
 
@@ -340,6 +346,9 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("INPUT_STALLED", "stalled scene", _FAIL, _evidence("stall", _explain_stall), 32, 8, 4.0, False,
             1500, "The vehicle drives, the picture has fresh noise, but the scene stands still.",
             channel="stall"),
+    FlagRow("CAMERA_MOVED", "camera moved", _FAIL, _evidence("jump", _explain_jump, guess=False), 32, 8, 2.0,
+            False, 500, "The same scene is suddenly seen elsewhere in the picture: the camera was knocked.",
+            channel="jump"),
     FlagRow("FAULT_RECOGNISED", "recognised fault", _FAIL, _evidence("faults", _explain_fault), 32, 8, 4.0,
             False, 500, "The fault head takes what it sees for a fault that it was trained on.",
             channel="faults"),

@@ -35,7 +35,7 @@ from edge_monitor.region_map import (
 )
 from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 
-FORMAT = 3
+FORMAT = 4
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 _N_BANDS, _N_STATES, _N_CHANNELS = len(BANDS), len(STATES), len(CHANNELS)
@@ -82,7 +82,7 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
         raise MapError(name, f"not a region map ({error})") from error
     if found != FORMAT:
-        raise MapError(name, f"format is {found}, this version reads {FORMAT}")
+        raise MapError(name, f"format is {found}, this version reads {FORMAT}: calibrate again")
     try:
         region_map = RegionMap(
             provenance=msgspec.convert(meta["provenance"], Provenance),

@@ -131,7 +131,7 @@ class Monitor:
         evidence = self._evidence.update(
             (
                 *(connectivity.residual_score, connectivity.shift_score, bands.line_score),
-                *(guess.score if guess else None, vitals.stall),
+                *(guess.score if guess else None, vitals.stall, vitals.jump),
                 *(regions.input_score, regions.score, bands.score, vitals.entropy),
                 connectivity.tract_score,
             ),

@@ -25,15 +25,18 @@ STATES = ("deep processing", "memory", "idle", "active", "high-level")
 
 
 CHANNELS = (
-    *("residual", "shift", "line", "faults", "stall"),
+    *("residual", "shift", "line", "faults", "stall", "jump"),
     *("input", "spatial", "temporal", "output", "tracts"),
 )
 """Evidence channels. Those that detect: functional residual between layers, sudden shift of the input,
-spectral line over the floor, fault head, stalled scene. Those that explain: input densities, layer
+spectral line over the floor, fault head, stalled scene, displaced scene. Those that explain: input densities, layer
 densities, band powers, output entropy, structural tracts."""
 
 PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same", "flat")
 """Statistics of each region of a picture, see `kernels.picture`."""
+
+WHOLE_PICTURE = ("motion_1", "motion_16", "jump")
+"""Statistics of the whole picture, behind those of the regions."""
 
 CHANNEL_GROUPS = 32
 """At most so many channel groups of a tap enter the functional residual (design D10)."""
@@ -98,6 +101,11 @@ class TapSpec(msgspec.Struct, frozen=True):
         """Statistics of the picture: `PICTURE` of the first region, of the second, and so on."""
         return self.picture[0] * self.picture[1] * len(PICTURE)
 
+    @property
+    def n_picture(self) -> int:
+        """Length of `StatRow.picture`: statistics of the regions, then those of the whole."""
+        return self.n_statistics + len(WHOLE_PICTURE)
+
     def group_edges(self) -> IntArray:
         """First channel of each channel group, and the end of the last: ``floor(k C / g)``."""
         groups = min(self.n_channels, CHANNEL_GROUPS)
@@ -143,9 +151,9 @@ class StatRow(msgspec.Struct, frozen=True, eq=False):
     ``t_ns`` is CLOCK_MONOTONIC at the end of inference, ``t_capture_ns`` the caller's own time of
     the frame. ``signals`` (n_taps,) float64: mean |a| over finite elements (D1); ``nonfinite``
     (n_taps,) int64. ``fingerprint``: 64-bit hash of the sampled input. ``context``: named numbers
-    from the vehicle (speed_mps, exposure, ...). ``picture`` (n_statistics + 2,) float64: statistics of
-    the input's regions, then how much its thumbnail moved over 1 and over 16 frames; NaN while there are
-    not so many frames.
+    from the vehicle (speed_mps, exposure, ...). ``picture`` (n_picture,) float64: statistics of
+    the input's regions, then how much its thumbnail moved over 1 and over 16 frames, and how well a
+    displacement of the whole explains the change from the last frame; NaN while there are not so many frames.
     """
 
     frame: int
@@ -261,7 +269,9 @@ class Vitals(msgspec.Struct, frozen=True):
     ``rate_hz``: smoothed frame rate, None until measured. ``silence_ns``: time since the last frame (0 at a
     frame). ``age_ns``: time from the first frame to the last, on the stream's own clock. ``backwards``: the
     frame was taken before its predecessor. ``stall``: how little the scene has moved although the vehicle
-    drives, in nats; None while it does not, or that is not known.
+    drives, in nats; None while it does not, or that is not known. ``jump``: how well the whole picture's
+    displacement from one frame to the next explains its change, in nats, the most in the last frames; None
+    while not known.
     """
 
     missing: int
@@ -276,6 +286,7 @@ class Vitals(msgspec.Struct, frozen=True):
     age_ns: int = 0
     backwards: bool = False
     stall: float | None = None
+    jump: float | None = None
 
 
 class Consistency(msgspec.Struct, frozen=True):

@@ -16,6 +16,11 @@ MOVING_MPS = 5.0
 """Above this speed the scene has to move."""
 STALL_FRAMES = 12
 """The stall is a mean of logs over so many frames: one cut does not fill it."""
+STEADY = 2.0
+"""A jump is what stands out so many times from the frames before and after: fast driving displaces the picture
+in all of them."""
+HELD_FRAMES = 8
+"""A jump lasts one frame, and counts for so many."""
 LAG = 16
 """Frames that the thumbnail's long difference looks back on; all of them have to be driven."""
 
@@ -48,6 +53,8 @@ class VitalsTracker:
         self._age_ns = 0
         self._moving = 0
         self._stalls: deque[float] = deque(maxlen=STALL_FRAMES)
+        self._displaced: deque[float] = deque(maxlen=3)
+        self._jumps: deque[float] = deque(maxlen=HELD_FRAMES)
 
     def update(self, row: StatRow) -> Vitals:
         """Take in one row.
@@ -89,6 +96,7 @@ class VitalsTracker:
             age_ns=self._age_ns,
             backwards=backwards,
             stall=self._stall(row),
+            jump=self._jump(row, missing),
         )
         self._last = row
         self._last_taps = taps
@@ -105,13 +113,30 @@ class VitalsTracker:
         self._moving = self._moving + 1 if moving else 0
         if row.picture is None:
             return None
-        short, long = row.picture[-2:].tolist()
+        short, long = row.picture[-3:-1].tolist()
         known = short > 0.0 and long > 0.0  # never true of NaN
         if not known or self._moving <= LAG:
             self._stalls.clear()
             return None
         self._stalls.append(math.log(short / long))
         return sum(self._stalls) / STALL_FRAMES if len(self._stalls) == STALL_FRAMES else None
+
+    def _jump(self, row: StatRow, missing: int) -> float | None:
+        """How clearly the scene has been displaced at once, and not bit by bit as driving does it.
+
+        It is known one frame later: the frame after has to be steady again.
+        """
+        displaced = math.nan if row.picture is None else float(row.picture[-1])
+        if math.isnan(displaced) or missing:  # over a gap driving itself displaces the scene
+            self._displaced.clear()
+            self._jumps.clear()
+            return None
+        self._displaced.append(displaced)
+        if len(self._displaced) < self._displaced.maxlen:
+            return None
+        before, at, after = self._displaced
+        self._jumps.append(max(0.0, at - STEADY * max(before, after)))
+        return max(self._jumps)
 
     def _is_flat(self, row: StatRow) -> bool:
         """Whether no voxel of the input varies at all, as far as the row tells."""

@@ -186,7 +186,7 @@ def surprise(x, tail, quantiles, excess):
 
 
 def picture(frames, rows, columns):
-    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, then the motion of the thumbnail."""
+    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, the motion of the thumbnail, the jump."""
     light = np.asarray(frames, np.float64).mean(axis=1)
     height, width = light.shape[1:]
     now = light[-1]
@@ -217,7 +217,26 @@ def picture(frames, rows, columns):
     motion = [
         np.mean(np.abs(thumbs[-1] - thumbs[-1 - lag])) if len(thumbs) > lag else np.nan for lag in (1, 16)
     ]
-    return np.array(statistics + motion)
+    return np.array([*statistics, *motion, jump(*light[-2:]) if len(light) > 1 else np.nan])
+
+
+def jump(before, now):
+    """How well a displacement of the whole explains the change from one brightness (H, W) to the next."""
+    change = left = 0.0
+    steps = []
+    for axis in (1, 0):
+        a, b = before.mean(axis=axis), now.mean(axis=axis)
+        n, reach = a.size, a.size // 8
+        middle = range(reach, n - reach)
+        spread = {
+            d: np.var([b[i] - a[i - d] for i in middle]) for d in sorted(range(-reach, reach + 1), reverse=True)
+        }
+        best = min(spread, key=spread.__getitem__)
+        change, left = change + spread[0], left + spread[best]
+        steps.append(best / n)
+    if change == 0:
+        return 0.0
+    return np.log(change / (left + 0.001 * change)).clip(0) * min(1.0, 24 * np.hypot(*steps))
 
 
 # kernels/line.py

@@ -28,7 +28,7 @@ ALL = np.ones(len(TAPS), bool)
 N_VOXELS = [tap.n_voxels for tap in TAPS]
 N_FEATURES = [tap.n_features for tap in TAPS]
 N_STATISTICS = TAPS[0].n_statistics
-PICTURE = np.linspace(0.2, 0.9, N_STATISTICS + 2)
+PICTURE = np.linspace(0.2, 0.9, TAPS[0].n_picture)
 
 
 def split(array, sizes):
@@ -141,8 +141,8 @@ def test_smoothing_equals_its_twin():
 
 
 def draw_picture(rng):
-    """Statistics of a picture; now and then one of them, or only the thumbnail's motion, is unknown."""
-    picture = rng.uniform(0.1, 2.0, N_STATISTICS + 2)
+    """Statistics of a picture; now and then one of them, or only one of the whole picture's, is unknown."""
+    picture = rng.uniform(0.1, 2.0, PICTURE.size)
     if rng.random() < 0.2:
         picture[rng.integers(0, picture.size)] = np.nan
     return picture
@@ -338,13 +338,13 @@ def test_shift_in_lock_step_with_its_twin():
     history, seen = [], 0
     for frame in range(260):
         activations = draw(rng, taps=SMALL, scale=rng.choice([0.1, 1.0, 5.0]))
-        picture = np.abs(rng.normal(1, 0.5, SMALL[0].n_statistics + 2))
+        picture = np.abs(rng.normal(1, 0.5, SMALL[0].n_picture))
         good = np.array([frame % 17 != 3, True])
         if frame % 23 == 5:
             picture[2] = np.nan
         answer = tracker.update(block_of(activations, SMALL), picture, good)
         known = good[0] and np.isfinite(picture).all()
-        features = naive.levels(activations[0], SMALL[0].grid, picture[:-2]) + 0.05 if known else None
+        features = naive.levels(activations[0], SMALL[0].grid, picture[: SMALL[0].n_statistics]) + 0.05 if known else None
         history.append([features])
         expected = naive.shift(history, np.zeros((1, n)), residual.shift.reshape(n, n))
         if expected is None:
@@ -446,7 +446,7 @@ def test_a_picture_that_is_not_known_masks_the_input_alone(broken):
 def test_motion_that_is_not_known_masks_nothing():
     """The thumbnail's motion is no feature: it needs 16 pictures."""
     picture = PICTURE.copy()
-    picture[-2:] = np.nan
+    picture[N_STATISTICS:] = np.nan
     tracker = random_tracker()[0]
     block = block_of(draw(np.random.default_rng(8)))
     for _ in range(kernel.WARM):
@@ -459,7 +459,7 @@ def test_a_sudden_change_of_the_picture_is_a_shift_for_seconds_and_a_slow_one_is
     tracker, _ = small_tracker(shift=np.eye(n).ravel())
     rng = np.random.default_rng(31)
     block = block_of([np.ones((1, *tap.shape)) for tap in SMALL], SMALL)
-    picture = np.full(SMALL[0].n_statistics + 2, 0.5)
+    picture = np.full(SMALL[0].n_picture, 0.5)
 
     def shifts(factors):
         noise = 0.01 * rng.normal(size=(len(factors), picture.size))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_monitor.errors import MapError
 from edge_monitor.evidence import MEAN_OF_8, OVEREXPOSED, OVEREXPOSED_FRAMES, SMOOTHING, EvidenceTracker
 from edge_monitor.kernels import surprise
-from edge_monitor.offline.thresholds import EVENT_FRAMES, event_peaks, event_threshold, fit_null, surprise_of
+from edge_monitor.offline.thresholds import EVENT_FRAMES, block_peaks, event_threshold, fit_null, surprise_of
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS
 
@@ -197,7 +197,7 @@ def test_one_peak_per_stretch(values):
     stretches = [values[i : i + EVENT_FRAMES] for i in range(0, len(values), EVENT_FRAMES)]
     known = [[v for v in stretch if not np.isnan(v)] for stretch in stretches]
     expected = [max(stretch) for stretch in known if stretch]
-    np.testing.assert_array_equal(event_peaks(np.array(values)), expected)
+    np.testing.assert_array_equal(block_peaks(np.array(values), EVENT_FRAMES), expected)
 
 
 @pytest.mark.parametrize("budget", [0.25, 4.0])
@@ -208,7 +208,7 @@ def test_threshold_keeps_its_budget_on_fresh_data(budget):
     counts = []
     for _ in range(8):
         threshold = event_threshold(rng.exponential(size=int(1800 * rate_hz)), rate_hz, budget)
-        fresh = event_peaks(rng.exponential(size=int(hours * 3600 * rate_hz)))
+        fresh = block_peaks(rng.exponential(size=int(hours * 3600 * rate_hz)), EVENT_FRAMES)
         counts.append(np.count_nonzero(fresh > threshold) / hours)
     # The highest of twenty continuations errs on the quiet side, counting only by chance.
     assert budget / 20 < np.mean(counts) < 1.25 * budget
@@ -220,6 +220,21 @@ def test_one_clean_event_far_above_the_rest_raises_the_threshold():
     usual = event_threshold(surprise, 30.0, 0.25)
     surprise[30_000] = 40.0
     assert event_threshold(surprise, 30.0, 0.25) > 40.0 > usual
+
+
+def test_what_is_alike_for_a_minute_is_one_peak():
+    """Episodes of clean driving last: their peaks, each taken for twenty, would hide how far they spread."""
+    rate_hz, hours, budget = 30.0, 40, 0.25
+    rng = np.random.default_rng(6)
+
+    def driving(h):
+        return rng.exponential(size=int(60 * h)).repeat(1800) * rng.uniform(0.9, 1.0, size=int(60 * h) * 1800)
+
+    counts = []
+    for _ in range(8):
+        threshold = event_threshold(driving(1), rate_hz, budget)
+        counts.append(np.count_nonzero(block_peaks(driving(hours), 1800) > threshold) / hours)
+    assert budget / 20 < np.mean(counts) < 2.0 * budget
 
 
 def test_threshold_needs_data():

@@ -46,7 +46,7 @@ def test_scores_have_their_names():
             bands=bands([[1.0] * 5], 1.0),
             regions=regions(2.0, 3.0),
             consistency=consistency(4.0),
-            evidence=evidence([5.0, 6.0, NAN, 8.0, 9.0, 10.0, 11.0, NAN, 13.0, 14.0]),
+            evidence=evidence([5.0, 6.0, NAN, 8.0, 9.0, 9.5, 10.0, 11.0, NAN, 13.0, 14.0]),
         ),
     )
     window = builder.build(skipped=0)
@@ -61,6 +61,7 @@ def test_scores_have_their_names():
         "shift": 6.0,
         "faults": 8.0,
         "stall": 9.0,
+        "jump": 9.5,
         "input": 10.0,
         "spatial": 11.0,
         "output": 13.0,

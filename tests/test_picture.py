@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from edge_monitor.kernels import picture as kernel
-from edge_monitor.types import PICTURE
+from edge_monitor.types import PICTURE, WHOLE_PICTURE
 
 N = len(PICTURE)
 SIZE = (3, 24, 20)
@@ -22,12 +22,14 @@ class Pictures:
         self.grid = grid
         self.light = np.zeros((3, height, width), np.float32)
         self.thumbs = np.zeros((kernel.LAG + 1, min(kernel.THUMB, height) * min(kernel.THUMB, width)))
+        self.profiles = np.zeros((2, height + width))
         self.count = np.zeros(1, np.int64)
         self.lanes = np.zeros((N, width), np.float32)
+        self.work = np.zeros((2, max(height, width) // 4 + 1))
 
     def __call__(self, pixels):
-        out = np.full(self.grid[0] * self.grid[1] * N + 2, -7.0)
-        state = (self.light, self.thumbs, self.count, self.lanes)
+        out = np.full(self.grid[0] * self.grid[1] * N + len(WHOLE_PICTURE), -7.0)
+        state = (self.light, self.thumbs, self.profiles, self.count, self.lanes, self.work)
         kernel.statistics(np.ascontiguousarray(pixels, np.float32), *self.grid, *state, out)
         return out
 
@@ -40,7 +42,7 @@ def after(frames, **options):
 
 def regions(statistics, name):
     """One statistic of every region."""
-    return statistics[:-2].reshape(-1, N)[:, PICTURE.index(name)]
+    return statistics[:-3].reshape(-1, N)[:, PICTURE.index(name)]
 
 
 def test_order_of_the_statistics():
@@ -49,7 +51,7 @@ def test_order_of_the_statistics():
         *(kernel.CHANGE_1, kernel.CHANGE_2),
         *(kernel.SAME, kernel.FLAT),
     )
-    assert kernel.N_STATISTICS == N
+    assert (kernel.N_STATISTICS, kernel.N_WHOLE) == (N, len(WHOLE_PICTURE))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_statistics_are_unknown_until_there_are_so_many_pictures():
         for name, needed in (("across", 0), ("down", 0), ("laplacian", 0), ("change_1", 1), ("same", 1)):
             assert np.isnan(regions(statistics, name)).all() == (i < needed), name
         assert np.isnan(regions(statistics, "change_2")).all() == (i < 2)
-        assert np.isnan(statistics[-2:]).tolist() == [i < 1, i < 16]
+        assert np.isnan(statistics[-3:]).tolist() == [i < 1, i < 16, i < 1]
 
 
 # What each of them sees.
@@ -115,14 +117,14 @@ def test_a_still_scene_is_the_same_and_does_not_move():
     statistics = after(drive(20, speed=0))
     assert_array_equal(regions(statistics, "same"), 1.0)
     assert_array_equal(regions(statistics, "change_1"), 0.0)
-    assert_array_equal(statistics[-2:], 0.0)
+    assert_array_equal(statistics[-3:], 0.0)
 
 
 def test_motion_grows_with_the_frames_waited_and_noise_does_not():
     """The ratio of the two is what a stalled scene is known by."""
     moving, noise = after(drive(20, noise=0.002)), after(drive(20, speed=0, noise=0.05))
-    assert moving[-1] > 5 * moving[-2]
-    assert noise[-1] == pytest.approx(noise[-2], rel=0.3)
+    assert moving[-2] > 5 * moving[-3]
+    assert noise[-2] == pytest.approx(noise[-3], rel=0.3)
 
 
 def test_stripes_have_a_slope_across_them_alone():
@@ -156,6 +158,41 @@ def test_a_fault_in_one_corner_is_seen_in_its_region():
     assert_array_equal(regions(after(frames), "change_1") > 0, [False, False, False, True])
 
 
+# The jump.
+
+
+def scene(height=48, width=40, seed=6):
+    """A large drawing to look at through a window: smooth, and no part of it like another."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [(rng.normal(0, 0.4, 2), rng.uniform(0, 7)) for _ in range(40)]
+    return 0.5 + 0.03 * sum(np.sin(a * y + b * x + phase) for (a, b), phase in waves)
+
+
+def window(drawing, down, across, noise=0.0, seed=7):
+    view = drawing[12 + down : 36 + down, 10 + across : 30 + across]
+    return np.broadcast_to(view, SIZE) + noise * np.random.default_rng(seed + down).normal(size=SIZE)
+
+
+@pytest.mark.parametrize(("down", "across"), [(2, 0), (0, 2), (-3, 1), (1, -2)])
+def test_a_displaced_scene_jumps(down, across):
+    drawing = scene()
+    still, moved = (
+        after([window(drawing, 0, 0, 0.002), window(drawing, *by, 0.002, seed=9)])[-1]
+        for by in ((0, 0), (down, across))
+    )
+    assert moved > 1.5
+    assert still < 0.5
+
+
+def test_another_scene_does_not_jump_and_a_flash_neither():
+    """A hard cut changes far more, but no displacement explains it; light changes everywhere alike."""
+    drawing = scene()
+    cut = after([window(drawing, 0, 0), window(scene(seed=60), 0, 0)])[-1]
+    flash = after([window(drawing, 0, 0, 0.002), window(drawing, 0, 0, 0.002, seed=8) + 0.3])[-1]
+    assert max(cut, flash) < 0.5 < 1.5 < after([window(drawing, 0, 0), window(drawing, 2, 1)])[-1]
+
+
 # NaN.
 
 
@@ -168,7 +205,7 @@ def test_a_bad_pixel_is_unknown_in_its_region_and_comes_back(value):
     for i, frame in enumerate(frames):
         statistics = pictures(frame)
         expected = clean(np.where(np.isfinite(frame), frame, 0.5))
-        bad = ~np.isfinite(statistics[:-2].reshape(4, N))
+        bad = ~np.isfinite(statistics[:-3].reshape(4, N))
         if i < 2:
             continue
         assert not bad[1:].any()  # the other regions never notice
@@ -176,6 +213,6 @@ def test_a_bad_pixel_is_unknown_in_its_region_and_comes_back(value):
             assert_array_equal(bad[0], [True, True, True, True, True, False, False])
         assert bad[0, PICTURE.index("change_1")] == (i in {20, 21})
         assert bad[0, PICTURE.index("change_2")] == (i in {20, 22})
-        assert np.isfinite(statistics[-2]) == (i not in {20, 21})
+        assert np.isfinite(statistics[-3]) == np.isfinite(statistics[-1]) == (i not in {20, 21})
         if i > 36:
             assert_array_equal(statistics, expected)

@@ -35,7 +35,7 @@ TAPS = ("input", "/conv1/Relu_output_0", "relu 2")
 METADATA = {"device": "car-7", "model": "resnet8"}
 REGION_MAP = b"not really a map \x00\xff" * 50
 N_VOXELS, N_CHANNELS = 5, 7
-RATIOS = [0.1, np.nan, 0.3, 0.4, 0.5, np.nan, 0.7, 0.8, 0.9, np.nan]
+RATIOS = [0.1, np.nan, 0.3, 0.4, 0.5, 0.6, np.nan, 0.7, 0.8, 0.9, np.nan]
 
 
 def full_row(frame=0, rng=None, **fields):
@@ -611,7 +611,7 @@ def test_equal_reports_have_equal_digests():
         {"connectivity": handmade.connectivity([np.nan, 1.5, 0.5], None)},
         {"evidence": handmade.evidence([*RATIOS[:-2], np.nextafter(0.9, 1.0), np.nan])},
         {"evidence": handmade.evidence([*RATIOS[:-1], np.inf])},
-        {"evidence": handmade.evidence(np.reshape(RATIOS, (2, 5)))},
+        {"evidence": handmade.evidence(np.reshape(RATIOS, (1, 11)))},
         {"evidence": replace(handmade.evidence(RATIOS), overexposed=True)},
         {"guess": FaultGuess(1.0, "blur", 0.9, None)},
     ],

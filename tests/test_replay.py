@@ -61,7 +61,7 @@ def test_what_needs_the_picture_is_replayed_to_the_bit(tmp_path):
     sink = RecordingSink(tmp_path / "x.mcap", to_bytes(region_map), {}, names)
     told = []
     for i in range(130):
-        picture = rng.uniform(0.1, 1.0, MAP.taps[0].n_statistics + 2)
+        picture = rng.uniform(0.1, 1.0, MAP.taps[0].n_picture)
         picture[np.arange(picture.size) % 7 > i] = np.nan
         sums = counts * rng.uniform(0.5, 1.5, counts.size)
         block = SpatialBlock(

@@ -323,7 +323,7 @@ def shifts(fit, rows):
 def test_statistics_stand_behind_the_voxels_of_the_input(seen):
     rows, fit = seen
     n = len(rows) * 2 // 3
-    table = np.array([row.picture[:-2] for row in rows])[:n]
+    table = np.array([row.picture[:N_PICTURE] for row in rows])[:n]
     plain = [msgspec.structs.replace(row, picture=None) for row in rows]
     kinds = table.mean(axis=0).reshape(-1, len(PICTURE)).mean(axis=0)
     assert_allclose(fit.floor[STATISTICS], FLOOR * table.mean(axis=0) + 1e-3 * np.tile(kinds, 2), rtol=1e-9)

@@ -70,7 +70,7 @@ def row_type(taps: Sequence[TapSpec]) -> np.dtype[np.void]:
             ("nonfinite", "i8", (len(taps),)),
             ("voxels", "f8", (n_voxels, 3)),
             ("channels", "f8", (sum(tap.n_channels for tap in taps),)),
-            ("picture", "f8", (taps[0].n_statistics + 2,)),
+            ("picture", "f8", (taps[0].n_picture,)),
             ("fingerprint", "u8"),
             ("top1", "i8"),
             ("confidence", "f8"),

@@ -27,6 +27,14 @@ THUMB = 16
 """Rows and columns of the thumbnail, at most: means over blocks leave the motion and little of the noise."""
 LAG = 16
 """Frames over which the thumbnail's motion is compared with that over one."""
+N_WHOLE = 3
+"""Statistics of the whole picture, behind those of the regions: the motion over 1 and over `LAG` frames, and
+how far it has jumped."""
+REACH, FULL_JUMP = 8, 24
+"""Jumps are looked for up to 1 / `REACH` of the picture's size; from 1 / `FULL_JUMP` on their size no longer
+counts."""
+FAINT = 1e-3
+"""Share of the change that is taken to be left at least: a match of drawn pictures may be perfect."""
 
 
 @kernel("void(float32[:, :, ::1], float32[:, ::1])")
@@ -141,9 +149,77 @@ def motion(thumbs: FloatArray, count: int, lag: int) -> float:
     return float(total / newest.size)
 
 
+@kernel("void(float32[:, ::1], float64[::1])")
+def profiles(light: Float32Array, out: FloatArray) -> None:
+    """Mean of every row, then of every column of ``light`` (H, W), into ``out`` (H + W,)."""
+    height, width = light.shape
+    rows, columns = out[:height], out[height:]
+    columns[:] = 0.0
+    for i in range(height):
+        line = light[i]
+        total = 0.0
+        for j in range(width):
+            total += line[j]
+            columns[j] += line[j]
+        rows[i] = total / width
+    for j in range(width):
+        columns[j] /= height
+
+
+@kernel("UniTuple(float64, 3)(float64[::1], float64[::1], float64[:, ::1])")
+def match(now: FloatArray, before: FloatArray, work: FloatArray) -> tuple[float, float, float]:
+    """Find the displacement after which the middle of one profile is most like the profile ``before``.
+
+    Returned: how much differs without any (the variance of the difference, which leaves a change of brightness
+    out), how much is left with the best one, and its share of the profile's length. ``work``: at least two rows
+    of 2 reach + 1 numbers.
+    """
+    n = now.size
+    reach = n // REACH
+    sums, squares = work[0, : 2 * reach + 1], work[1, : 2 * reach + 1]
+    sums[:] = 0.0
+    squares[:] = 0.0
+    for i in range(reach, n - reach):
+        here, around = now[i], before[i - reach : i + reach + 1]
+        for k in range(sums.size):  # over neighbours, so that the compiler can use vectors
+            difference = here - around[k]
+            sums[k] += difference
+            squares[k] += difference * difference
+    count = n - 2 * reach
+    best = reach
+    for k in range(sums.size):
+        spread = squares[k] / count - (sums[k] / count) * (sums[k] / count)
+        squares[k] = 0.0 if spread < 0.0 else spread  # NaN stays
+        if squares[k] < squares[best]:
+            best = k
+    return squares[reach], squares[best], abs(best - reach) / n
+
+
+@kernel("float64(float32[:, ::1], float64[:, ::1], int64, float64[:, ::1])")
+def jump(light: Float32Array, state_profiles: FloatArray, count: int, work: FloatArray) -> float:
+    """How well a displacement of the whole picture explains the change from the last one, NaN for the first.
+
+    Logarithm of the change that it explains away, less for displacements under 1 / `FULL_JUMP`. A camera
+    that is knocked shows the same scene elsewhere; a hard cut shows another one, which no displacement explains.
+    ``state_profiles`` (2, H + W): a ring; ``count``: pictures before this one.
+    """
+    now, before = state_profiles[count % 2], state_profiles[(count + 1) % 2]
+    profiles(light, now)
+    if count < 1:
+        return math.nan
+    height = light.shape[0]
+    down, down_left, down_by = match(now[:height], before[:height], work)
+    across, across_left, across_by = match(now[height:], before[height:], work)
+    change, left = down + across, down_left + across_left
+    if change == 0.0:
+        return 0.0
+    explained = math.log(change / (left + FAINT * change))
+    return (0.0 if explained < 0.0 else explained) * min(1.0, FULL_JUMP * math.hypot(down_by, across_by))
+
+
 @kernel(
-    "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], int64[::1], "
-    "float32[:, ::1], float64[::1])"
+    "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], float64[:, ::1], "
+    "int64[::1], float32[:, ::1], float64[:, ::1], float64[::1])"
 )
 def statistics(
     pixels: Float32Array,
@@ -151,8 +227,10 @@ def statistics(
     columns: int,
     state_light: Float32Array,
     state_thumbs: FloatArray,
+    state_profiles: FloatArray,
     state_count: IntArray,
     state_lanes: Float32Array,
+    state_work: FloatArray,
     out: FloatArray,
 ) -> None:
     """Statistics of one picture and of how it differs from those before.
@@ -166,14 +244,18 @@ def statistics(
         Brightness of the last pictures, a ring.
     state_thumbs : (LAG + 1, at most THUMB^2) float64
         Thumbnails of the last pictures, a ring.
+    state_profiles : (2, H + W) float64
+        Profiles of the last two.
     state_count : (1,) int64
         Pictures so far.
     state_lanes : (N_STATISTICS, W) float32
         Work space: sums of each column.
-    out : (rows x columns x N_STATISTICS + 2,) float64
+    state_work : (2, max(H, W) // 4 + 1) float64
+        Work space of `match`.
+    out : (rows x columns x N_STATISTICS + N_WHOLE,) float64
         The regions' statistics, sums over points that have the neighbour over all points of the
-        region; then the mean size of the thumbnail's change over 1 and over `LAG` frames. NaN until there
-        are so many pictures.
+        region; then the mean size of the thumbnail's change over 1 and over `LAG` frames, and the `jump`.
+        NaN until there are so many pictures.
     """
     count = state_count[0]
     state_count[0] = count + 1
@@ -189,5 +271,6 @@ def statistics(
         add_slopes(light, top, bottom, state_lanes)
         divide(state_lanes, columns, bottom - top, count, out[r * size : (r + 1) * size])
     thumbnail(light, THUMB, state_thumbs[count % (LAG + 1)])
-    out[out.size - 2] = motion(state_thumbs, count, 1)
-    out[out.size - 1] = motion(state_thumbs, count, LAG)
+    out[out.size - 3] = motion(state_thumbs, count, 1)
+    out[out.size - 2] = motion(state_thumbs, count, LAG)
+    out[out.size - 1] = jump(light, state_profiles, count, state_work)

@@ -31,8 +31,9 @@ GUARDS = {
     "TIME_BACKWARDS": "frame reorder",
     "LATENCY_HIGH": "latency stall",
     "FRAMES_LOST": "dropped frames",
+    "CAMERA_MOVED": "camera shift",
 }
-"""Flags that are exact about what is wrong, and the fault each of them names."""
+"""Flags that say by themselves what is wrong, and the fault each of them names."""
 
 
 class Case(msgspec.Struct, frozen=True):

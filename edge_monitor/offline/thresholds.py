@@ -16,15 +16,18 @@ TAIL = np.geomspace(1.0, 0.005, 64)
 DEBOUNCE = 4
 """Frames over its threshold after which a flag of a channel that detects confirms (`flags.FLAGS`): events are
 counted the same way. Flags of the others take longer."""
-SHARES = {"stall": 0.1} | dict.fromkeys(("input", "spatial", "temporal", "output", "tracts"), 0.02)
-"""Share of the budget of channels that are no full members: the stall speaks rarely, and the last ones
-explain more than they find. The others have equal shares of what is left."""
+SHARES = dict.fromkeys(("stall", "jump"), 0.1) | dict.fromkeys(("input", "spatial", "temporal", "output", "tracts"), 0.02)
+"""Share of the budget of channels that are no full members: the stall and the jump speak rarely, and the last
+ones explain more than they find. The others have equal shares of what is left."""
 OVEREXPOSED_MARGIN = 1.25
 """While overexposed a channel alarms at so many times its clean maximum (design section 6)."""
 COMMON = 0.2
 """A stratum with a larger share of the clean frames is no exception, and has no thresholds of its own."""
 EVENT_FRAMES = 90
 """Frames in which all that happens is one event (three seconds at 30 frames/s)."""
+EPISODE_FRAMES = 1800
+"""Clean frames are alike for so long (a minute at 30 frames/s: a street, a light, a queue) that their peaks are
+not independent of one another."""
 SCALES = np.geomspace(0.5, 2.0, 201)
 _ROWS = {row.channel: row for row in FLAGS if row.channel is not None}
 STEPS = np.array([(_ROWS[channel].up, _ROWS[channel].down) for channel in CHANNELS], np.int64)
@@ -173,9 +176,9 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
 
     All exceedances within one stretch of `EVENT_FRAMES` frames are one event. Where the data allows
     events, they are counted. Where it does not allow a single one, the rate of events over a
-    high level is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
-    shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
-    It is continued from every one of these peaks and the highest result counts: one rare clean
+    high level is continued by an exponential fitted to the largest peaks of whole episodes (peaks over threshold,
+    declustered, with shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapters
+    4 and 5). It is continued from every one of these peaks and the highest result counts: one rare clean
     event far above the rest has to raise the threshold, not to pass for noise.
 
     Parameters
@@ -188,23 +191,24 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     float
         NaN when there is no finite value to learn from.
     """
-    peaks = np.sort(event_peaks(surprise_of_frames))[::-1]
+    peaks = np.sort(block_peaks(surprise_of_frames, EVENT_FRAMES))[::-1]
     if peaks.size == 0:
         return float("nan")
     hours = surprise_of_frames.size / frame_rate_hz / 3600.0
     allowed = min(int(events_per_hour * hours + 1e-9), peaks.size)
     if allowed > 0:  # fresh data of the same length exceeds the n-th largest value n times on average
         return float(np.nextafter(peaks[allowed - 1], np.inf))
-    largest = peaks[:20]
+    # Peaks of one episode, alike as they are, would pass for a spread far too small.
+    largest = np.sort(block_peaks(surprise_of_frames, EPISODE_FRAMES))[::-1][:20]
     spread = max(float((largest - largest[-1]).mean()), 0.1)
     rates = np.arange(1, largest.size + 1) / hours
     return float((largest + spread * np.log(np.maximum(rates / events_per_hour, 1.0))).max())
 
 
-def event_peaks(values: FloatArray) -> FloatArray:
-    """Largest value of each stretch of `EVENT_FRAMES` consecutive frames, NaN-only stretches left out."""
-    n = -(-values.size // EVENT_FRAMES) * EVENT_FRAMES
+def block_peaks(values: FloatArray, frames: int) -> FloatArray:
+    """Largest value of each stretch of so many consecutive frames, NaN-only stretches left out."""
+    n = -(-values.size // frames) * frames
     padded = np.full(n, -np.inf)
     padded[: values.size] = np.where(np.isfinite(values), values, -np.inf)
-    peaks = padded.reshape(-1, EVENT_FRAMES).max(axis=1)
+    peaks = padded.reshape(-1, frames).max(axis=1)
     return np.asarray(peaks[np.isfinite(peaks)], np.float64)

@@ -35,7 +35,7 @@ class Reduction(msgspec.Struct, frozen=True, eq=False):
 
     ``signals`` (n_taps,) float64: mean |a| over finite elements (D1), NaN when a tap has none;
     ``nonfinite`` (n_taps,) int64; ``fingerprint``: 64-bit hash of the sampled input; ``picture``
-    (n_statistics + 2,) float64 as in `StatRow`.
+    (n_picture,) float64 as in `StatRow`.
     """
 
     signals: FloatArray
@@ -96,8 +96,10 @@ class TapReducer:
         height, width = self._input.shape[1:]
         self._light = np.zeros((3, height, width), np.float32)
         self._thumbs = np.zeros((picture.LAG + 1, min(picture.THUMB, height) * min(picture.THUMB, width)))
+        self._profiles = np.zeros((2, height + width))
         self._pictures = np.zeros(1, np.int64)
         self._columns = np.zeros((picture.N_STATISTICS, width), np.float32)
+        self._work = np.zeros((2, max(height, width) // 4 + 1))
 
     def load_input(self, frame: NDArray[Any]) -> None:
         """Sample the network's input into ``views[0]``.
@@ -145,14 +147,16 @@ class TapReducer:
         channels = np.empty(self._n_channels)
         moments(self._buffer, self._table, self._lanes, signals, nonfinite, voxels, channels)
         spatial = SpatialBlock(frames=1, taps=self._all_taps.copy(), voxels=voxels, channels=channels)
-        statistics = np.empty(self._input.n_statistics + 2)
+        statistics = np.empty(self._input.n_picture)
         picture.statistics(
             self.views[0],
             *self._input.picture,
             self._light,
             self._thumbs,
+            self._profiles,
             self._pictures,
             self._columns,
+            self._work,
             statistics,
         )
         return Reduction(signals, nonfinite, spatial, int(fingerprint(self._words)), statistics)

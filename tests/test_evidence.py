@@ -141,7 +141,7 @@ def test_a_null_that_does_not_fit_is_refused(name):
 
 
 def test_one_threshold_a_channel_is_refused():
-    with pytest.raises(MapError, match=r"evidence.threshold: shape \(10,\), expected \(10, 2\)"):
+    with pytest.raises(MapError, match=r"evidence.threshold: shape \(11,\), expected \(11, 2\)"):
         EvidenceTracker(msgspec.structs.replace(null(), threshold=np.ones(N)))
 
 

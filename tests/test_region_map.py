@@ -200,7 +200,7 @@ DAMAGED = {
     "levels of other taps": (with_field("eeg.line_level", np.ones((2, 9))), "line_level is float64(2, 9)"),
     "bright regions of another grid": (with_field("fmri.bright", np.ones(3)), "fmri.bright is float64(3,)"),
     "one threshold a channel": (
-        with_field("evidence.threshold", MAP.evidence.threshold[:, 0]), "evidence.threshold is float64(10,)"
+        with_field("evidence.threshold", MAP.evidence.threshold[:, 0]), "evidence.threshold is float64(11,)"
     ),
     "NaN for an agreement": (with_field("crossmodal.least_agreement", np.nan), "least_agreement is nan"),
     "a fault without output": (headed(names=("a", "b", "c")), "faults.output is float64(5, 3), not"),

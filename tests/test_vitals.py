@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.taps.reducer import TapReducer, input_spec
 from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
-from edge_monitor.vitals import LAG, MOVING_MPS, STALL_FRAMES, VitalsTracker
+from edge_monitor.vitals import HELD_FRAMES, LAG, MOVING_MPS, STALL_FRAMES, STEADY, VitalsTracker
 
 RATE_HZ = 30.0
 PERIOD_NS = 1e9 / RATE_HZ
@@ -269,6 +269,44 @@ def test_one_hard_cut_does_not_fill_the_stall():
 
 def test_a_row_without_a_picture_has_no_stall():
     assert stalls(*(msgspec.structs.replace(seen(i), picture=None) for i in range(60))) == [None] * 60
+
+
+# A scene that is displaced at once.
+
+
+def jumps(displaced):
+    """Jump after every row, as the row before shows how clear each displacement was."""
+    return [vitals.jump for vitals in follow(*(seen(i, jump=d) for i, d in enumerate(displaced)))]
+
+
+def test_a_jump_is_known_a_frame_later_and_held():
+    found = jumps([0.0] * 20 + [3.0] + [0.0] * 20)
+    assert found[:2] == [None, None]
+    assert found[2:21] == [0.0] * 19
+    assert found[21 : 21 + HELD_FRAMES] == [3.0] * HELD_FRAMES
+    assert set(found[21 + HELD_FRAMES :]) == {0.0}
+
+
+def test_driving_that_displaces_every_frame_is_no_jump():
+    """A sharp curve; what stands out from it does."""
+    assert max(jumps([1.0, 1.2] * 20)[2:]) == 0.0
+    assert max(jumps([0.5] * 20 + [3.0] + [0.5] * 20)[2:]) == pytest.approx(3.0 - STEADY * 0.5)
+
+
+@pytest.mark.parametrize("gap", [1, GAP_LIMIT + 1])
+def test_over_a_gap_there_is_no_jump(gap):
+    """The vehicle drove on meanwhile."""
+    rows = [seen(i + gap * (i >= 20), jump=3.0 if i == 20 else 0.0) for i in range(40)]
+    found = [vitals.jump for vitals in follow(*rows)]
+    assert found[20:23] == [None] * 3
+    assert set(found[2:20] + found[23:]) == {0.0}
+
+
+def test_a_jump_that_is_not_known_starts_anew():
+    found = jumps([0.0] * 10 + [3.0] + [np.nan] + [0.0] * 10)
+    assert found[11:14] == [None] * 3
+    assert found[14:] == [0.0] * 8
+    assert [v.jump for v in follow(*(msgspec.structs.replace(seen(i), picture=None) for i in range(9)))] == [None] * 9
 
 
 def driven(n, speed, noise=0.02, seed=5):

@@ -74,7 +74,7 @@ class Mode(msgspec.Struct, frozen=True):
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("full", pool=27, fresh=14, frames=36_000, bank=320, design=12, test=48, ramp=12),
+        Mode("full", pool=27, fresh=14, frames=36_000, bank=192, design=8, test=32, ramp=8),
         Mode("quick", pool=2, fresh=1, frames=36_000, bank=16, design=2, test=6, ramp=2),
         Mode("tiny", pool=1, fresh=1, frames=9_000, bank=4, design=1, test=2, ramp=1),
     )

@@ -29,8 +29,8 @@ CHANNELS = (
     *("input", "spatial", "temporal", "output", "tracts"),
 )
 """Evidence channels. Those that detect: functional residual between layers, sudden shift of the input,
-spectral line over the floor, fault head, stalled scene, displaced scene. Those that explain: input densities, layer
-densities, band powers, output entropy, structural tracts."""
+spectral line over the floor, fault head, stalled scene, displaced scene. Those that explain: input densities,
+layer densities, band powers, output entropy, structural tracts."""
 
 PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same", "flat")
 """Statistics of each region of a picture, see `kernels.picture`."""

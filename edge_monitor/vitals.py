@@ -17,8 +17,8 @@ MOVING_MPS = 5.0
 STALL_FRAMES = 12
 """The stall is a mean of logs over so many frames: one cut does not fill it."""
 STEADY = 2.0
-"""A jump is what stands out so many times from the frames before and after: fast driving displaces the picture
-in all of them."""
+"""A jump is what stands out so many times from the frames before and after: fast driving displaces the
+picture in all of them."""
 HELD_FRAMES = 8
 """A jump lasts one frame, and counts for so many."""
 LAG = 16
@@ -132,7 +132,7 @@ class VitalsTracker:
             self._jumps.clear()
             return None
         self._displaced.append(displaced)
-        if len(self._displaced) < self._displaced.maxlen:
+        if len(self._displaced) < 3:
             return None
         before, at, after = self._displaced
         self._jumps.append(max(0.0, at - STEADY * max(before, after)))

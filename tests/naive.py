@@ -186,7 +186,7 @@ def surprise(x, tail, quantiles, excess):
 
 
 def picture(frames, rows, columns):
-    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, the motion of the thumbnail, the jump."""
+    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, thumbnail's motion, jump."""
     light = np.asarray(frames, np.float64).mean(axis=1)
     height, width = light.shape[1:]
     now = light[-1]
@@ -229,7 +229,8 @@ def jump(before, now):
         n, reach = a.size, a.size // 8
         middle = range(reach, n - reach)
         spread = {
-            d: np.var([b[i] - a[i - d] for i in middle]) for d in sorted(range(-reach, reach + 1), reverse=True)
+            d: np.var([b[i] - a[i - d] for i in middle])
+            for d in sorted(range(-reach, reach + 1), reverse=True)
         }
         best = min(spread, key=spread.__getitem__)
         change, left = change + spread[0], left + spread[best]

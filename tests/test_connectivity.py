@@ -344,7 +344,11 @@ def test_shift_in_lock_step_with_its_twin():
             picture[2] = np.nan
         answer = tracker.update(block_of(activations, SMALL), picture, good)
         known = good[0] and np.isfinite(picture).all()
-        features = naive.levels(activations[0], SMALL[0].grid, picture[: SMALL[0].n_statistics]) + 0.05 if known else None
+        features = (
+            naive.levels(activations[0], SMALL[0].grid, picture[: SMALL[0].n_statistics]) + 0.05
+            if known
+            else None
+        )
         history.append([features])
         expected = naive.shift(history, np.zeros((1, n)), residual.shift.reshape(n, n))
         if expected is None:

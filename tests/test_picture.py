@@ -51,7 +51,7 @@ def test_order_of_the_statistics():
         *(kernel.CHANGE_1, kernel.CHANGE_2),
         *(kernel.SAME, kernel.FLAT),
     )
-    assert (kernel.N_STATISTICS, kernel.N_WHOLE) == (N, len(WHOLE_PICTURE))
+    assert (N, len(WHOLE_PICTURE)) == (kernel.N_STATISTICS, kernel.N_WHOLE)
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,9 @@ def pictures(n, seed=0, noise=0.03):
     scene -= np.linspace(0, scene[-1], n)
     logs = scene[:, None] * np.tile([0.5, 0.4, 0.6, 0.2, 0.2, 0.0, 0.0], N_PICTURE // len(PICTURE))
     table = np.full((n, PICTURED[0].n_picture), np.nan)
-    table[:, :N_PICTURE] = np.exp(logs + noise * rng.normal(size=logs.shape)) * np.linspace(0.01, 0.2, N_PICTURE)
+    table[:, :N_PICTURE] = np.exp(logs + noise * rng.normal(size=logs.shape)) * np.linspace(
+        0.01, 0.2, N_PICTURE
+    )
     return table
 
 

@@ -306,7 +306,9 @@ def test_a_jump_that_is_not_known_starts_anew():
     found = jumps([0.0] * 10 + [3.0] + [np.nan] + [0.0] * 10)
     assert found[11:14] == [None] * 3
     assert found[14:] == [0.0] * 8
-    assert [v.jump for v in follow(*(msgspec.structs.replace(seen(i), picture=None) for i in range(9)))] == [None] * 9
+    assert [v.jump for v in follow(*(msgspec.structs.replace(seen(i), picture=None) for i in range(9)))] == [
+        None
+    ] * 9
 
 
 def driven(n, speed, noise=0.02, seed=5):

@@ -124,8 +124,8 @@ def _choose(contest: Contest, columns: dict[str, dict[str, FloatArray]], budget:
 
 
 def _allowed(stream: Stream, budget: str) -> float:
-    """False events that a budget allows on a stream."""
-    return BUDGETS[budget] * stream.start.size / RATE_HZ / 3600.0
+    """False events that a budget allows on a stream, less one, as `thresholds.fit_thresholds` counts them."""
+    return max(int(BUDGETS[budget] * stream.start.size / RATE_HZ / 3600.0 + 1e-9) - 1, 0)
 
 
 def _threshold(contest: Contest, scores: FloatArray, budget: str) -> Threshold:

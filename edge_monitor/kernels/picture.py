@@ -170,9 +170,9 @@ def profiles(light: Float32Array, out: FloatArray) -> None:
 def match(now: FloatArray, before: FloatArray, work: FloatArray) -> tuple[float, float, float]:
     """Find the displacement after which the middle of one profile is most like the profile ``before``.
 
-    Returned: how much differs without any (the variance of the difference, which leaves a change of brightness
-    out), how much is left with the best one, and its share of the profile's length. ``work``: at least two rows
-    of 2 reach + 1 numbers.
+    Returned: how much differs without any (the variance of the difference, which leaves a change of
+    brightness out), how much is left with the best one, and its share of the profile's length. ``work``: at
+    least two rows of 2 reach + 1 numbers.
     """
     n = now.size
     reach = n // REACH
@@ -189,7 +189,7 @@ def match(now: FloatArray, before: FloatArray, work: FloatArray) -> tuple[float,
     best = reach
     for k in range(sums.size):
         spread = squares[k] / count - (sums[k] / count) * (sums[k] / count)
-        squares[k] = 0.0 if spread < 0.0 else spread  # NaN stays
+        squares[k] = 0.0 if spread < 0.0 else spread  # noqa: FURB136 - NaN stays
         if squares[k] < squares[best]:
             best = k
     return squares[reach], squares[best], abs(best - reach) / n
@@ -200,7 +200,8 @@ def jump(light: Float32Array, state_profiles: FloatArray, count: int, work: Floa
     """How well a displacement of the whole picture explains the change from the last one, NaN for the first.
 
     Logarithm of the change that it explains away, less for displacements under 1 / `FULL_JUMP`. A camera
-    that is knocked shows the same scene elsewhere; a hard cut shows another one, which no displacement explains.
+    that is knocked shows the same scene elsewhere; a hard cut shows another one, which no displacement
+    explains.
     ``state_profiles`` (2, H + W): a ring; ``count``: pictures before this one.
     """
     now, before = state_profiles[count % 2], state_profiles[(count + 1) % 2]
@@ -214,7 +215,9 @@ def jump(light: Float32Array, state_profiles: FloatArray, count: int, work: Floa
     if change == 0.0:
         return 0.0
     explained = math.log(change / (left + FAINT * change))
-    return (0.0 if explained < 0.0 else explained) * min(1.0, FULL_JUMP * math.hypot(down_by, across_by))
+    return (0.0 if explained < 0.0 else explained) * min(  # noqa: FURB136 - NaN stays
+        1.0, FULL_JUMP * math.hypot(down_by, across_by)
+    )
 
 
 @kernel(

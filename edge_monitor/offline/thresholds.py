@@ -16,7 +16,9 @@ TAIL = np.geomspace(1.0, 0.005, 64)
 DEBOUNCE = 4
 """Frames over its threshold after which a flag of a channel that detects confirms (`flags.FLAGS`): events are
 counted the same way. Flags of the others take longer."""
-SHARES = dict.fromkeys(("stall", "jump"), 0.1) | dict.fromkeys(("input", "spatial", "temporal", "output", "tracts"), 0.02)
+SHARES = dict.fromkeys(("stall", "jump"), 0.1) | dict.fromkeys(
+    ("input", "spatial", "temporal", "output", "tracts"), 0.02
+)
 """Share of the budget of channels that are no full members: the stall and the jump speak rarely, and the last
 ones explain more than they find. The others have equal shares of what is left."""
 OVEREXPOSED_MARGIN = 1.25
@@ -26,8 +28,8 @@ COMMON = 0.2
 EVENT_FRAMES = 90
 """Frames in which all that happens is one event (three seconds at 30 frames/s)."""
 EPISODE_FRAMES = 1800
-"""Clean frames are alike for so long (a minute at 30 frames/s: a street, a light, a queue) that their peaks are
-not independent of one another."""
+"""Clean frames are alike for so long (a minute at 30 frames/s: a street, a light, a queue) that their peaks
+are not independent of one another."""
 SCALES = np.geomspace(0.5, 2.0, 201)
 _ROWS = {row.channel: row for row in FLAGS if row.channel is not None}
 STEPS = np.array([(_ROWS[channel].up, _ROWS[channel].down) for channel in CHANNELS], np.int64)
@@ -176,10 +178,10 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
 
     All exceedances within one stretch of `EVENT_FRAMES` frames are one event. Where the data allows
     events, they are counted. Where it does not allow a single one, the rate of events over a
-    high level is continued by an exponential fitted to the largest peaks of whole episodes (peaks over threshold,
-    declustered, with shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapters
-    4 and 5). It is continued from every one of these peaks and the highest result counts: one rare clean
-    event far above the rest has to raise the threshold, not to pass for noise.
+    high level is continued by an exponential fitted to the largest peaks of whole episodes (peaks over
+    threshold, declustered, with shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values,
+    2001, chapters 4 and 5). It is continued from every one of these peaks and the highest result counts: one
+    rare clean event far above the rest has to raise the threshold, not to pass for noise.
 
     Parameters
     ----------

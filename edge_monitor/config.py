@@ -95,7 +95,8 @@ class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     ``deadline_ms``: what the model may take for one frame, a frame period when not given.
     ``silence_frames``: frame periods without a frame that count as silence. ``repeats_by_nature``:
-    the source repeats frames, so a repeated input is no fault.
+    the source repeats frames, so a repeated input is no fault. ``light``: leave out what takes most time, the
+    functional residual with the sudden shift, the tracts, the fault head and the cross-modal consistency.
 
     Raises
     ------
@@ -106,6 +107,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     deadline_ms: float | None = None
     silence_frames: int = 15
     repeats_by_nature: bool = False
+    light: bool = False
 
     def __post_init__(self) -> None:
         if self.deadline_ms is not None and not 0 < self.deadline_ms < inf:

@@ -73,6 +73,7 @@ class Monitor:
         self._fault_head = FaultHeadTracker(region_map.faults, region_map.taps)
         self._evidence = EvidenceTracker(region_map.evidence)
         self._flags = FlagTracker()
+        self._light = settings.light
         self.reset()
 
     @classmethod
@@ -123,17 +124,20 @@ class Monitor:
         good = np.logical_not(row.nonfinite)
         bands = self._eeg.update(row.signals, good, vitals.missing)
         regions = self._fmri.update(row.spatial, good)
-        connectivity = self._connectivity.update(row.spatial, row.picture, good)
-        consistency = self._crossmodal.update(
-            bands.power[:, _GAMMA], bands.score, regions.severity, regions.score
-        )
-        guess = self._fault_head.update(connectivity, bands, vitals)
+        connectivity = consistency = guess = None
+        if not self._light:
+            connectivity = self._connectivity.update(row.spatial, row.picture, good)
+            consistency = self._crossmodal.update(
+                bands.power[:, _GAMMA], bands.score, regions.severity, regions.score
+            )
+            guess = self._fault_head.update(connectivity, bands, vitals)
         evidence = self._evidence.update(
             (
-                *(connectivity.residual_score, connectivity.shift_score, bands.line_score),
-                *(guess.score if guess else None, vitals.stall, vitals.jump),
+                connectivity.residual_score if connectivity else None,
+                connectivity.shift_score if connectivity else None,
+                *(bands.line_score, guess.score if guess else None, vitals.stall, vitals.jump),
                 *(regions.input_score, regions.score, bands.score, vitals.entropy),
-                connectivity.tract_score,
+                connectivity.tract_score if connectivity else None,
             ),
             regions.bright,
         )

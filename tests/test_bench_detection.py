@@ -424,7 +424,7 @@ def test_intervals_come_from_whole_scenes():
 
 
 def configuration_result(name, hits):
-    names = [*results._metrics(), "unknown types", system.OTHER, *config.ABLATIONS]
+    names = [*results._metrics(), "unknown types", system.OTHER, *config.ABLATIONS, config.LIGHT]
     shares = {metric: {budget: Share([hits, 10], [10, 10]) for budget in BUDGETS} for metric in names}
     row = FaultRow("fog", 1.0, False, PER_10K, 2, [0.0, 0.5, 1.0], 1.0, 17.0, "F", 0.5, 0.3, 0.8, None)
     alarms = {PER_10K: Alarms(40, 4.0, {"F": 40}, 0, 0.5), PER_HOUR: Alarms(12, 4.0, {"F": 12}, 0, 0.5)}

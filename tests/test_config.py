@@ -33,7 +33,7 @@ EXAMPLE = {
         "loop": True,
         "realtime": False,
     },
-    "monitor": {"deadline_ms": 20, "silence_frames": 10, "repeats_by_nature": True},
+    "monitor": {"deadline_ms": 20, "silence_frames": 10, "repeats_by_nature": True, "light": True},
     "sinks": {
         "journal": False,
         "health_page": {"path": "/run/edge-monitor/health", "data_id": 7},

@@ -261,6 +261,23 @@ def test_frozen_input_is_confirmed_within_three_repeats_and_heals(region_map):
     assert status(report, "INPUT_FROZEN") is FlagStatus.HEALED
 
 
+def test_the_light_setting_leaves_out_what_costs_most_and_keeps_the_rest(region_map):
+    light, whole = Monitor(with_head(region_map), MonitorSettings(light=True)), Monitor(with_head(region_map))
+    silent = [CHANNELS.index(channel) for channel in ("residual", "shift", "faults", "tracts")]
+    for row in make_rows(region_map, 400):
+        report, other = light.step(row), whole.step(row)
+    assert (report.connectivity, report.consistency, report.guess) == (None, None, None)
+    assert other.connectivity is not None
+    assert np.isnan(report.evidence.ratio[silent]).all()
+    expected = other.evidence.ratio.copy()
+    expected[silent] = np.nan
+    np.testing.assert_array_equal(report.evidence.ratio, expected)
+    np.testing.assert_array_equal(report.bands.z, other.bands.z)
+    for i in range(3):
+        frozen = light.step(change(row, frame=400 + i, t_ns=row.t_ns + (i + 1) * PERIOD_NS))
+    assert status(frozen, "INPUT_FROZEN") is FlagStatus.CONFIRMED
+
+
 def test_repeats_by_nature_are_no_fault(region_map):
     monitor = Monitor(region_map, MonitorSettings(repeats_by_nature=True))
     first = make_rows(region_map, 1)[0]

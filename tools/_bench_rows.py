@@ -40,6 +40,6 @@ def synthetic_rows(n: int, seed: int) -> Iterator[StatRow]:
                 channels=of_channels * np.exp(0.1 * rng.standard_normal(of_channels.size)),
             ),
             context={"speed_mps": 20.0},
-            picture=np.exp(0.1 * rng.standard_normal(TAPS[0].n_picture)),
+            picture=np.append(np.exp(0.1 * rng.standard_normal(TAPS[0].n_picture - 1)), 0.0),
             output=OutputSummary(frame % 10, 0.8, 0.6 + 0.05 * float(rng.standard_normal()), 0),
         )

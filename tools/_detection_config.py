@@ -30,6 +30,8 @@ ABLATIONS = {
 }
 """Channels that are switched off; the others share the budget. The second still has what knows the input
 besides: its spectral line, the residual of the first tap against it, and the exact guards."""
+LIGHT, LIGHT_LACKS = "light setting", ("residual", "shift", "faults", "tracts")
+"""The monitor's own light setting, and the channels that it leaves silent; thresholds stay as they are."""
 
 
 class Configuration(msgspec.Struct, frozen=True):

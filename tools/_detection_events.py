@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from _detection_collect import atomic, load_scenes, table_of
-from _detection_config import ABLATIONS, BUDGETS, LEAD
+from _detection_config import ABLATIONS, BUDGETS, LEAD, LIGHT
 from _detection_peer import Stream
 from _detection_streams import joined, layout, stream_of
 from _detection_system import OTHER, Bench, heads, injector_of, load_map
@@ -82,7 +82,9 @@ def _judge(
     warmed = {(budget, ""): _warmed(bench, scene, budget, "") for budget in BUDGETS}
     if split == "test":
         warmed |= {
-            (b, head): _warmed(bench, scene, b, head) for b in BUDGETS for head in (*heads(), *ABLATIONS)
+            (b, head): _warmed(bench, scene, b, head)
+            for b in BUDGETS
+            for head in (*heads(), *ABLATIONS, LIGHT)
         }
     calibrated = next(iter(BUDGETS))
     watcher = Watcher(Monitor(load_map(bench, calibrated)))
@@ -138,7 +140,7 @@ def _concerns(head: str, outcome: Outcome) -> bool:
     """Whether an outcome under the calibrated head is to be judged under another one too."""
     if not outcome.impacting or outcome.fault not in LISTED:
         return False
-    return head == OTHER or head in ABLATIONS or outcome.fault in heads()[head][1]
+    return head in {OTHER, LIGHT, *ABLATIONS} or outcome.fault in heads()[head][1]
 
 
 def _keep_events(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from _detection_config import ABLATIONS, folds
+from _detection_config import ABLATIONS, LIGHT, folds
 from _detection_results import TIMING, ConfigurationResult, PeerShares, Share
 
 DRAWS = 2000
@@ -48,7 +48,7 @@ GOALS = (
     Goal("named right when the flag was raised, of those detected", "named at once", (None, None)),
     Goal("10 s ramps found before their end", "ramps", (None, None)),
     *(Goal(f"{fault}, 3 s", fault, (None, None)) for fault in TIMING),
-    *(Goal(f"{ablation}, impacting, 3 s", ablation, (None, None)) for ablation in ABLATIONS),
+    *(Goal(f"{ablation}, impacting, 3 s", ablation, (None, None)) for ablation in (*ABLATIONS, LIGHT)),
     Goal("true freeze, vehicle standing or stopping, 3 s: no claim", "true freeze, not moving", (None, None)),
     Goal("alarm stood before the onset: a miss", "standing before onset", (None, None)),
 )

@@ -10,7 +10,7 @@ from statistics import mean, median
 import msgspec
 import numpy as np
 from _detection_compare import FUSED, PeerResult, comparison_path
-from _detection_config import ABLATIONS, BUDGETS, RATE_HZ, splits
+from _detection_config import ABLATIONS, BUDGETS, LIGHT, RATE_HZ, splits
 from _detection_events import CLEAN, LISTED, Judged, load_events, load_outcomes
 from _detection_peers import PEERS
 from _detection_system import OTHER, Bench, alarms_path, load_map
@@ -150,7 +150,7 @@ def summarise(bench: Bench, seconds: dict[str, float]) -> ConfigurationResult:
     for name, (counts, hit) in _metrics().items():
         source, n = (ramps, n_ramp) if name == "ramps" else (judged, n_test)
         shares[name] = {b: share(_of(source, b, ""), counts, hit, n) for b in BUDGETS}
-    variants = {"unknown types": _is_fold} | {name: name.__eq__ for name in (OTHER, *ABLATIONS)}
+    variants = {"unknown types": _is_fold} | {name: name.__eq__ for name in (OTHER, LIGHT, *ABLATIONS)}
     for name, wanted in variants.items():
         shares[name] = {
             b: share(

@@ -53,7 +53,7 @@ def stream_of(
     sizes = np.repeat([tap.size // tap.n_channels for tap in taps], [tap.n_channels for tap in taps])
     channels = table["channels"][:, source.n_channels :] / sizes
     penultimate = channels[:, -taps[-1].n_channels :]
-    picture = table["picture"][:, :-2]
+    picture = table["picture"][:, : source.n_statistics]
     return Stream(
         start=start,
         signals=np.ascontiguousarray(table["signals"]),

@@ -22,6 +22,8 @@ from _detection_collect import (
 from _detection_config import (
     ABLATIONS,
     BUDGETS,
+    LIGHT,
+    LIGHT_LACKS,
     RATE_HZ,
     Configuration,
     Mode,
@@ -215,6 +217,7 @@ def keep_maps(bench: Bench, head: str) -> int:
     if not head:
         for ablation in ABLATIONS:
             _keep_ablation(bench, region_map, said, ablation)
+        _keep_light(bench)
         with atomic(tune_path(bench)) as part:
             np.savez(part, guard=said.guard, overexposed=said.overexposed)
     return 1
@@ -227,6 +230,17 @@ def _keep_ablation(bench: Bench, region_map: RegionMap, said: Said, ablation: st
         evidence = fit_evidence(scores, said.overexposed, RATE_HZ, per_hour)
         target = map_path(bench, budget, ablation)
         save_region_map(msgspec.structs.replace(region_map, evidence=evidence), target)
+
+
+def _keep_light(bench: Bench) -> None:
+    for budget in BUDGETS:
+        region_map = load_map(bench, budget)
+        threshold = region_map.evidence.threshold.copy()
+        threshold[[CHANNELS.index(channel) for channel in LIGHT_LACKS]] = np.nan
+        evidence = msgspec.structs.replace(region_map.evidence, threshold=threshold)
+        crossmodal = msgspec.structs.replace(region_map.crossmodal, least_agreement=-np.inf)
+        light = msgspec.structs.replace(region_map, evidence=evidence, crossmodal=crossmodal)
+        save_region_map(light, map_path(bench, budget, LIGHT))
 
 
 def other_head(bench: Bench, head: str) -> FaultHead | None:

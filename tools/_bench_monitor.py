@@ -77,11 +77,11 @@ def synthetic_map() -> RegionMap:
     return msgspec.structs.replace(region_map, residual=wide, tracts=tracts, faults=head)
 
 
-def monitor_step(percentile: float) -> Callable[[Effort], list[float]]:
+def monitor_step(percentile: float, *, light: bool = False) -> Callable[[Effort], list[float]]:
     """Percentile of the duration of `Monitor.step` in microseconds."""
 
     def measure(effort: Effort) -> list[float]:
-        monitor = Monitor(synthetic_map())
+        monitor = Monitor(synthetic_map(), MonitorSettings(light=light))
         rows = synthetic_rows(WARM_UP + effort.blocks * effort.repeats, seed=1)
         for row in islice(rows, WARM_UP):
             monitor.step(row)

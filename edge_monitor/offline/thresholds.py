@@ -178,9 +178,10 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
 
     All exceedances within one stretch of `EVENT_FRAMES` frames are one event. Where the data allows
     events, they are counted. Where it does not allow a single one, the rate of events over a
-    high level is continued by an exponential fitted to the largest peaks of whole episodes (peaks over
-    threshold, declustered, with shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values,
-    2001, chapters 4 and 5). It is continued from every one of these peaks and the highest result counts: one
+    high level is continued by an exponential fitted to the largest event peaks (peaks over threshold, with
+    shape 0: Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4), and once more
+    to those of whole episodes (declustered: chapter 5), for peaks of one episode are alike and pass for
+    a spread far too small. Each is continued from every one of its peaks, and the highest result counts: one
     rare clean event far above the rest has to raise the threshold, not to pass for noise.
 
     Parameters
@@ -200,8 +201,15 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     allowed = min(int(events_per_hour * hours + 1e-9), peaks.size)
     if allowed > 0:  # fresh data of the same length exceeds the n-th largest value n times on average
         return float(np.nextafter(peaks[allowed - 1], np.inf))
-    # Peaks of one episode, alike as they are, would pass for a spread far too small.
-    largest = np.sort(block_peaks(surprise_of_frames, EPISODE_FRAMES))[::-1][:20]
+    return max(
+        _continued(block_peaks(surprise_of_frames, frames), hours, events_per_hour)
+        for frames in (EVENT_FRAMES, EPISODE_FRAMES)
+    )
+
+
+def _continued(peaks: FloatArray, hours: float, events_per_hour: float) -> float:
+    """Level that peaks like these exceed ``events_per_hour`` times an hour, by an exponential tail."""
+    largest = np.sort(peaks)[::-1][:20]
     spread = max(float((largest - largest[-1]).mean()), 0.1)
     rates = np.arange(1, largest.size + 1) / hours
     return float((largest + spread * np.log(np.maximum(rates / events_per_hour, 1.0))).max())

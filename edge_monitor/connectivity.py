@@ -7,84 +7,17 @@ import math
 
 import numpy as np
 
-from edge_monitor.arrays import BOOL, FLOAT, require_array
-from edge_monitor.errors import InputError, MapError
-from edge_monitor.kernels import connectivity as kernel
+from edge_monitor.arrays import BOOL, require_array
+from edge_monitor.errors import MapError
+from edge_monitor.features import FeatureBank
+from edge_monitor.kernels.connectivity import compare
+from edge_monitor.kernels.features import FIRST_VOXEL, N_VOXELS
+from edge_monitor.kernels.tracts import root_cause
 from edge_monitor.region_map import ResidualBaseline, TractBaseline
-from edge_monitor.types import BoolArray, Connectivity, FloatArray, IntArray, SpatialBlock, TapSpec
+from edge_monitor.types import BoolArray, Connectivity, FloatArray, SpatialBlock, TapSpec
 
 STRONG = 0.5
 """A tract is strong when it carries at least this share of the target's strongest tract."""
-
-
-class FeatureBank:
-    """Features of every tap: mean |a| of its channel groups and voxels, statistics of the picture.
-
-    Parameters
-    ----------
-    taps : tuple[TapSpec, ...]
-        The network's input, then the tapped tensors.
-    floor : (n_features,) float64
-        Added to each mean, so that it has a logarithm.
-    """
-
-    def __init__(self, taps: tuple[TapSpec, ...], floor: FloatArray) -> None:
-        self.layout = _layout(taps)
-        self.edges = np.concatenate([tap.group_edges() for tap in taps])
-        self.counts = np.concatenate(
-            [
-                part
-                for tap in taps
-                for part in (
-                    np.diff(tap.group_edges()) * (tap.size // tap.n_channels),
-                    tap.voxel_counts(),
-                    np.ones(tap.n_statistics),
-                )
-            ]
-        ).astype(np.float64)
-        self.n_voxels = sum(tap.n_voxels for tap in taps)
-        self.n_channels = sum(tap.n_channels for tap in taps)
-        self.n_statistics = taps[0].n_statistics
-        self._no_picture = np.full(taps[0].n_picture, np.nan)
-        self.table = np.zeros((5, self.counts.size))
-        self.table[kernel.COUNT] = self.counts
-        self.table[kernel.FLOOR] = floor
-        self._levels = np.empty(self.counts.size)
-
-    def update(self, block: SpatialBlock, picture: FloatArray | None, usable: BoolArray) -> FloatArray:
-        """Return the features of one block, (n_features,): an array that the next call overwrites.
-
-        ``usable`` (n_taps,) is changed: without statistics of the picture the input is not.
-
-        Raises
-        ------
-        InputError
-            An array of another shape or dtype, strided or read-only; a block of no frames.
-        """
-        picture = self.require(block, picture)
-        kernel.levels(
-            block.voxels,
-            block.channels,
-            picture,
-            float(block.frames),
-            self.layout,
-            self.edges,
-            self.table,
-            usable,
-            self._levels,
-        )
-        return self._levels
-
-    def require(self, block: SpatialBlock, picture: FloatArray | None) -> FloatArray:
-        """Refuse what the kernels could not read; return the statistics of the picture, NaN without any."""
-        if block.frames < 1:
-            raise InputError("spatial.frames", f"{block.frames} is below 1")
-        require_array("spatial.voxels", block.voxels, (self.n_voxels, 3), FLOAT)
-        require_array("spatial.channels", block.channels, (self.n_channels,), FLOAT)
-        if picture is None:
-            return self._no_picture
-        require_array("picture", picture, self._no_picture.shape, FLOAT)
-        return picture
 
 
 class ConnectivityTracker:
@@ -126,25 +59,20 @@ class ConnectivityTracker:
         ):
             if array.shape != shape:
                 raise MapError(name, f"shape {array.shape}, expected {shape}")
-        self._features = FeatureBank(taps, residual.floor)
-        table = self._features.table
-        table[kernel.LOW], table[kernel.HIGH], table[kernel.LIMIT] = (
-            residual.low,
-            residual.high,
-            residual.limit,
-        )
+        self._bank = FeatureBank(taps, residual.floor, tracts.gate)
+        self._bounds = np.array([residual.low, residual.high], np.float64)
+        self._limit = np.array(residual.limit, np.float64)
         self._weights = np.array(residual.weights, np.float32)
         self._whitening = np.array(residual.whitening, np.float32)
         self._shift_whitening = np.array(residual.shift, np.float32)
         self._n_input = sizes[0]
-        counts = np.concatenate([tap.voxel_counts() for tap in taps])
-        self._nodes = np.array([counts, *tracts.gate.T, tracts.active], np.float64)
+        self._active = np.array(tracts.active, np.float64)
         with np.errstate(over="ignore"):  # a scale next to 0 is silly, and no reason to warn or stop
             self._tracts = np.array([tracts.median, 1.0 / tracts.scale])
         self._ends = [
             (g, h)
             for (source, n_sources), (target, n_targets) in itertools.pairwise(
-                self._features.layout[:, [kernel.FIRST_VOXEL, kernel.N_VOXELS]].tolist()
+                self._bank.layout[:, [FIRST_VOXEL, N_VOXELS]].tolist()
             )
             for g in range(source, source + n_sources)
             for h in range(target, target + n_targets)
@@ -152,9 +80,8 @@ class ConnectivityTracker:
         self._strong = strong_tracts(taps, tracts.strength)
         self._state = np.zeros((3, n_features))
         self._work = np.empty((2, 2 * max(sizes) + 1), np.float32)
-        self._values = np.empty(n_features + 2 * counts.size)
-        self._logs = np.empty(self._values.size)
-        self._quiet = np.zeros(counts.size, np.bool_)
+        self._logs = np.empty(n_features + 2 * n_voxels)
+        self._quiet = np.zeros(n_voxels, np.bool_)
         self._n_taps = len(taps)
         self.reset()
 
@@ -196,36 +123,24 @@ class ConnectivityTracker:
         require_array("spatial.taps", block.taps, (self._n_taps,), BOOL)
         require_array("good", good, (self._n_taps,), BOOL)
         usable = good & block.taps
-        bank = self._features
-        picture = bank.require(block, picture)
-        kernel.prepare(
-            block.voxels,
-            block.channels,
-            picture,
-            float(block.frames),
-            bank.layout,
-            bank.edges,
-            bank.table,
-            self._nodes,
-            usable,
-            self._values,
-        )
+        bank = self._bank
+        values = bank.update(block, picture, usable)
         # NumPy's logarithm of an array takes several at once, the compiled scalar one does not.
-        np.log(self._values, out=self._logs)
+        np.log(values, out=self._logs)
         known = np.empty(1 + self._n_taps)
         residual = known[1:]
         shift = np.empty(1 + self._n_input)
         tract_z = np.empty(self._tracts.shape[1])
-        weakest = kernel.compare(
-            self._values,
+        weakest = compare(
+            values,
             self._logs,
             usable,
             bank.layout,
-            bank.table,
+            self._bounds,
             self._weights,
             self._whitening,
             self._shift_whitening,
-            self._nodes,
+            self._active,
             self._tracts,
             self._state,
             self._work,
@@ -240,8 +155,8 @@ class ConnectivityTracker:
         if largest >= 1.0 or of_input >= 1.0:
             marked = np.empty((2, bank.n_voxels), np.bool_)
             alarming, under = marked
-            root = kernel.root_cause(
-                residual, self._state[0], bank.layout, bank.edges, bank.table, self._strong, marked
+            root = root_cause(
+                residual, self._state[0], bank.layout, bank.edges, self._limit, self._strong, marked
             )
         self._last = Connectivity(
             residual=residual,
@@ -273,23 +188,3 @@ def strong_tracts(taps: tuple[TapSpec, ...], strength: FloatArray) -> BoolArray:
         strong[start:stop] = (carries | np.isnan(matrix)).ravel()
         start = stop
     return strong
-
-
-def _layout(taps: tuple[TapSpec, ...]) -> IntArray:
-    """Where each tap's part of every array begins; columns as the kernel names them."""
-    rows: list[tuple[int, ...]] = []
-    channel = voxel = feature = edge = weight = whitening = 0
-    inputs = 1
-    for tap in taps:
-        cells = tap.grid[1] * tap.grid[2]
-        groups = tap.n_features - tap.n_voxels - tap.n_statistics
-        starts = (channel, voxel, feature, edge, weight, whitening)
-        rows.append((*starts, groups, tap.n_voxels, tap.n_statistics, cells))
-        channel += tap.n_channels
-        voxel += tap.n_voxels
-        feature += tap.n_features
-        edge += groups + 1
-        weight += inputs * tap.n_features
-        whitening += tap.n_features**2
-        inputs = 2 * tap.n_features + 1
-    return np.array(rows, np.int64)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from edge_monitor.errors import MapError
 from edge_monitor.kernels import surprise
 from edge_monitor.region_map import EvidenceNull
-from edge_monitor.types import CHANNELS, Evidence
+from edge_monitor.types import CHANNELS, Evidence, Scores
 
 MEAN_OF_8 = 2.0 / (8 + 1)
 """Weight of a new score in an exponentially weighted mean over 8 frames (design section 6)."""
@@ -50,15 +51,12 @@ class EvidenceTracker:
         self._smooth.fill(np.nan)
         self._overexposed = 0
 
-    def update(self, scores: tuple[float | None, ...], bright: float | None) -> Evidence:
-        """Take in one frame's scores, in the order of `CHANNELS`; None where there is none.
-
-        ``bright``: share of the picture's regions next to full scale.
-        """
+    def update(self, scores: Scores, bright: float | None) -> Evidence:
+        """Take in one frame's scores; ``bright``: share of the picture's regions next to full scale."""
         self._overexposed = max(0, self._overexposed - 1)
         if bright is not None and bright >= OVEREXPOSED:
             self._overexposed = OVEREXPOSED_FRAMES
-        self._scores[:] = scores  # None becomes NaN
+        self._scores[:] = msgspec.structs.astuple(scores)  # None becomes NaN
         null = self._null
         unlikely, ratio = np.empty(self._smooth.size), np.empty(self._smooth.size)
         largest = surprise.update(

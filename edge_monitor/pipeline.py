@@ -12,7 +12,9 @@ from edge_monitor.crossmodal import ConsistencyTracker
 from edge_monitor.eeg import EegTracker
 from edge_monitor.evidence import EvidenceTracker
 from edge_monitor.fault_head import FaultHeadTracker
-from edge_monitor.flags import FLAGS, Findings, FlagTracker, Limits
+from edge_monitor.findings import Findings, Limits
+from edge_monitor.flag_table import FLAGS
+from edge_monitor.flags import FlagTracker
 from edge_monitor.fmri import FmriTracker
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.map_file import load_region_map
@@ -23,6 +25,7 @@ from edge_monitor.types import (
     HealthState,
     MonitorInput,
     ProbeEvent,
+    Scores,
     StatRow,
     Tick,
     Transition,
@@ -132,12 +135,18 @@ class Monitor:
             )
             guess = self._fault_head.update(connectivity, bands, vitals)
         evidence = self._evidence.update(
-            (
-                connectivity.residual_score if connectivity else None,
-                connectivity.shift_score if connectivity else None,
-                *(bands.line_score, guess.score if guess else None, vitals.stall, vitals.jump),
-                *(regions.input_score, regions.score, bands.score, vitals.entropy),
-                connectivity.tract_score if connectivity else None,
+            Scores(
+                residual=connectivity.residual_score if connectivity else None,
+                shift=connectivity.shift_score if connectivity else None,
+                line=bands.line_score,
+                faults=guess.score if guess else None,
+                stall=vitals.stall,
+                jump=vitals.jump,
+                input=regions.input_score,
+                spatial=regions.score,
+                temporal=bands.score,
+                output=vitals.entropy,
+                tracts=connectivity.tract_score if connectivity else None,
             ),
             regions.bright,
         )

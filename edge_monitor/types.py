@@ -23,15 +23,6 @@ BANDS = ("delta", "theta", "alpha", "beta", "gamma")
 STATES = ("deep processing", "memory", "idle", "active", "high-level")
 """Name of a tap's state by its dominant band, in the order of `BANDS` (design D6)."""
 
-
-CHANNELS = (
-    *("residual", "shift", "line", "faults", "stall", "jump"),
-    *("input", "spatial", "temporal", "output", "tracts"),
-)
-"""Evidence channels. Those that detect: functional residual between layers, sudden shift of the input,
-spectral line over the floor, fault head, stalled scene, displaced scene. Those that explain: input densities,
-layer densities, band powers, output entropy, structural tracts."""
-
 PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same", "flat")
 """Statistics of each region of a picture, see `kernels.picture`."""
 
@@ -170,7 +161,7 @@ class StatRow(msgspec.Struct, frozen=True, eq=False):
 
 
 class ProbeEvent(msgspec.Struct, frozen=True):
-    """Something that happened to the probe itself: ``code`` is a row of ``flags.FLAGS``."""
+    """Something that happened to the probe itself: ``code`` is a row of ``flag_table.FLAGS``."""
 
     t_ns: int
     code: str
@@ -302,6 +293,31 @@ class Consistency(msgspec.Struct, frozen=True):
     coherence: float | None
     score: float | None
     terms: int
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """One frame's score in every evidence channel; None where there is none.
+
+    Those that detect: functional residual between layers, sudden shift of the input, spectral line
+    over the floor, fault head, stalled scene, displaced scene. Those that explain: input densities,
+    layer densities, band powers, output entropy, structural tracts.
+    """
+
+    residual: float | None
+    shift: float | None
+    line: float | None
+    faults: float | None
+    stall: float | None
+    jump: float | None
+    input: float | None
+    spatial: float | None
+    temporal: float | None
+    output: float | None
+    tracts: float | None
+
+
+CHANNELS = Scores.__struct_fields__
+"""Evidence channels, in the order of `Scores`."""
 
 
 class Evidence(msgspec.Struct, frozen=True, eq=False):

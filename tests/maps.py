@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from edge_monitor.eeg import LINE_BINS
+from edge_monitor.band_plan import LINE_BINS
 from edge_monitor.region_map import (
     CrossmodalNull,
     EegBaseline,

@@ -398,7 +398,7 @@ def clean_distance(power, floor, mean, scale):
     return z, state, valid.max() if valid.size else np.nan
 
 
-# How the layers drive one another: residual, live tracts, root cause (D8, D10).
+# kernels/features.py
 
 
 def channel_groups(n_channels):
@@ -416,6 +416,9 @@ def levels(activations, grid, picture=()):
     groups = [np.mean(size[:, group]) for group in channel_groups(size.shape[1])]
     voxels = [np.mean([frame[voxel] for frame in size]) for voxel in voxel_slices(size.shape[1:], grid)]
     return np.array([*groups, *voxels, *picture])
+
+
+# kernels/residual.py
 
 
 def multiply(vector, matrix):
@@ -480,6 +483,9 @@ def shift(history, weight, whitening):
         slow = slow + max(2 / 91, 1 / n) * (values - slow)
     departure = ewma_from_zero(np.array(off)) - slow
     return np.linalg.norm(multiply(departure, whitening)), departure
+
+
+# kernels/tracts.py
 
 
 def drives(elements, gate):

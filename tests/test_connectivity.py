@@ -1,4 +1,4 @@
-"""Connectivity kernels and their owner: residual, live tracts, root cause."""
+"""Tracker of residual, live tracts and root cause: lock-step with the slow twins, odd frames, refusals."""
 
 import itertools
 
@@ -6,58 +6,28 @@ import msgspec
 import naive
 import numpy as np
 import pytest
+from five_taps import (
+    ALL,
+    N_FEATURES,
+    N_STATISTICS,
+    N_VOXELS,
+    PICTURE,
+    TAPS,
+    block_of,
+    draw,
+    draw_picture,
+    split,
+    statistics_of,
+    transitions,
+)
 from maps import no_residual, no_tracts
 from numpy.testing import assert_allclose, assert_array_equal
 
-from edge_monitor.connectivity import ConnectivityTracker, FeatureBank, strong_tracts
+from edge_monitor.connectivity import ConnectivityTracker, strong_tracts
 from edge_monitor.errors import InputError, MapError
-from edge_monitor.kernels import connectivity as kernel
-from edge_monitor.offline.residual import fit_residual
-from edge_monitor.offline.tract_baseline import watch_tracts
+from edge_monitor.kernels.residual import WARM, WARM_SLOW
 from edge_monitor.region_map import ResidualBaseline
-from edge_monitor.types import SpatialBlock, StatRow, TapSpec
-
-TAPS = (
-    TapSpec("input", (3, 7, 5), (3, 2, 2), picture=(2, 2)),
-    TapSpec("conv", (5, 9, 4), (4, 2, 2)),
-    TapSpec("wide", (70, 3, 2), (4, 2, 1)),
-    TapSpec("dense", (9, 1, 1), (4, 1, 1)),
-    TapSpec("units", (40, 1, 1), (2, 1, 1)),
-)
-ALL = np.ones(len(TAPS), bool)
-N_VOXELS = [tap.n_voxels for tap in TAPS]
-N_FEATURES = [tap.n_features for tap in TAPS]
-N_STATISTICS = TAPS[0].n_statistics
-PICTURE = np.linspace(0.2, 0.9, TAPS[0].n_picture)
-
-
-def split(array, sizes):
-    """Parts of an array of all taps."""
-    return np.split(array, np.cumsum(sizes)[:-1])
-
-
-def transitions(flat, taps=TAPS):
-    """One matrix (source, target) per transition."""
-    shapes = [(a.n_voxels, b.n_voxels) for a, b in itertools.pairwise(taps)]
-    return [part.reshape(s) for part, s in zip(split(flat, [a * b for a, b in shapes]), shapes, strict=True)]
-
-
-def draw(rng, frames=1, taps=TAPS, scale=1.0):
-    """Activations (frames, C, H, W) of every tap."""
-    return [rng.normal(rng.normal(0, 1), scale, (frames, *tap.shape)) for tap in taps]
-
-
-def block_of(activations, taps=TAPS, present=None):
-    """What the probe makes of activations; the sums of absent taps are what happens to stand there."""
-    present = np.ones(len(taps), bool) if present is None else np.array(present)
-    frames = [
-        naive.moments([(a[i], t.grid) for a, t in zip(activations, taps, strict=True)])
-        for i in range(len(activations[0]))
-    ]
-    voxels, channels = (np.sum([frame[k] for frame in frames], axis=0) for k in (2, 3))
-    voxels[~np.repeat(present, [tap.n_voxels for tap in taps])] = np.nan
-    channels[~np.repeat(present, [tap.n_channels for tap in taps])] = np.inf
-    return SpatialBlock(len(frames), present, voxels, channels)
+from edge_monitor.types import SpatialBlock, TapSpec
 
 
 def random_residual(rng):
@@ -97,138 +67,6 @@ def random_tracker(seed=0):
     rng = np.random.default_rng(seed)
     residual, tracts = random_residual(rng), random_tracts(rng)
     return ConnectivityTracker(TAPS, residual, tracts), residual, tracts
-
-
-# Kernels against their twins.
-
-
-def test_multiply_equals_its_twin():
-    rng = np.random.default_rng(0)
-    for m, n in ((1, 1), (1, 7), (9, 1), (31, 40)):
-        vector, matrix = rng.normal(size=m).astype(np.float32), rng.normal(size=(m, n)).astype(np.float32)
-        out = np.full(n, np.nan, np.float32)
-        matrices = np.append(np.full(3, np.nan, np.float32), matrix)
-        kernel.multiply(np.append(vector, np.float32(np.nan)), m, matrices, 3, n, out)
-        assert_allclose(out, naive.multiply(vector, matrix), rtol=1e-5, atol=1e-5)
-
-
-def test_bounds_equal_their_twin():
-    """Whatever is beyond a bound predicts with the bound, in both of its parts; NaN stays NaN."""
-    rng = np.random.default_rng(20)
-    for outside in (0.0, 2.0):
-        logs, table = rng.uniform(-1, 1, 12), np.zeros((5, 12))
-        table[kernel.LOW], table[kernel.HIGH] = np.sort(rng.uniform(-1, 1, (2, 12)), axis=0)
-        table[kernel.LOW] -= 2.0 - outside
-        table[kernel.HIGH] += 2.0 - outside
-        logs[5] = np.nan
-        out = np.full(15, -7.0, np.float32)
-        kernel.bound(np.exp(logs), logs, table, 3, 9, out)
-        expected = naive.predictors(np.exp(logs[3:9]), table[kernel.LOW, 3:9], table[kernel.HIGH, 3:9])
-        assert_allclose(out[:13], expected, rtol=1e-6)
-        assert (out[13:] == -7.0).all()
-
-
-def test_smoothing_equals_its_twin():
-    rng = np.random.default_rng(21)
-    history, state = rng.normal(0, 15, (30, 4)), np.zeros((3, 7))
-    for logs in history:
-        whole = np.append(np.full(3, np.nan), logs)
-        kernel.smoothen(whole, np.zeros(4, np.float32), 3, 4, kernel.SMOOTHING, state, kernel.SMOOTH)
-    assert_allclose(state[kernel.SMOOTH, 3:], naive.ewma_from_zero(np.clip(history, -20.0, 20.0)))
-    one, logs = np.ones((3, 4)), np.array([np.nan, 1.0, -1e30, 1e30])
-    kernel.smoothen(logs, np.zeros(4, np.float32), 0, 4, 0.5, one, kernel.SLOW_MEAN)
-    assert_allclose(one, [[1.0] * 4, [1.0] * 4, [1.0, 1.0, -9.5, 10.5]])
-
-
-def draw_picture(rng):
-    """Statistics of a picture; now and then one of them, or only one of the whole picture's, is unknown."""
-    picture = rng.uniform(0.1, 2.0, PICTURE.size)
-    if rng.random() < 0.2:
-        picture[rng.integers(0, picture.size)] = np.nan
-    return picture
-
-
-def statistics_of(taps, picture):
-    """The part of every tap: the input's statistics, nothing for the others."""
-    return [picture[: tap.n_statistics] for tap in taps]
-
-
-def test_levels_equal_their_twin():
-    rng = np.random.default_rng(1)
-    floor = rng.uniform(0, 1, sum(N_FEATURES))
-    bank = FeatureBank(TAPS, floor)
-    for frames in (1, 2, 5):
-        activations = draw(rng, frames)
-        present = rng.random(len(TAPS)) < 0.7
-        for picture in (draw_picture(rng), draw_picture(rng), PICTURE, None):
-            usable = present.copy()
-            usable[0] &= picture is not None and np.isfinite(picture[:N_STATISTICS]).all()
-            known = PICTURE if picture is None else picture
-            parts = zip(
-                activations, TAPS, split(floor, N_FEATURES), usable, statistics_of(TAPS, known), strict=True
-            )
-            expected = [
-                naive.levels(a, tap.grid, x) + f if there else np.full(tap.n_features, np.nan)
-                for a, tap, f, there, x in parts
-            ]
-            found = present.copy()
-            got = bank.update(block_of(activations, present=present), picture, found)
-            assert_allclose(got, np.concatenate(expected), rtol=1e-12)
-            assert_array_equal(found, usable)
-
-
-def test_drives_equal_their_twin():
-    rng = np.random.default_rng(2)
-    counts = np.concatenate([tap.voxel_counts() for tap in TAPS])
-    gate = rng.normal(0, 3, (counts.size, 2))
-    nodes = np.array([counts, *gate.T, np.zeros(counts.size)])
-    activations = draw(rng, frames=3)
-    out = np.full((2, counts.size), np.nan)
-    kernel.drives(block_of(activations).voxels, 3.0, nodes, out)
-    elements = [
-        a[(slice(None), *voxel)].reshape(3, -1)
-        for a, tap in zip(activations, TAPS, strict=True)
-        for voxel in naive.voxel_slices(tap.shape, tap.grid)
-    ]
-    expected = np.array([naive.drives(x, row) for x, row in zip(elements, gate, strict=True)])
-    assert_allclose(out[kernel.SOURCE], expected[:, 0], rtol=1e-9, atol=1e-12)
-    assert_allclose(1 / out[kernel.CLOSED], expected[:, 1], rtol=1e-9)
-
-
-def test_drives_stay_within_what_log_and_exp_can_take():
-    voxels = np.array([[4.0, -4.0, 8.0], [1e30, 1e30, 1e60], [1e30, -1e30, 1e60], [3.0, -3.0 - 1e-15, 3.0]])
-    nodes = np.array([[2.0] * 4, [0.0] * 4, [1.0] * 4, [0.0] * 4])
-    out = np.empty((2, 4))
-    kernel.drives(voxels, 1.0, nodes, out)
-    assert_array_equal(out[kernel.SOURCE], [kernel.SILENT, 1e30, kernel.SILENT, kernel.SILENT])
-    assert_allclose(out[kernel.CLOSED, 1:3], 1.0 + np.exp([-kernel.STEEPEST, kernel.STEEPEST]))
-
-
-def test_root_cause_equals_its_twin():
-    rng = np.random.default_rng(4)
-    bank = FeatureBank(TAPS, np.ones(sum(N_FEATURES)))
-    first = np.cumsum([0, *N_VOXELS])
-    roots, explained = set(), set()
-    for _ in range(200):
-        residual = rng.choice([np.nan, 0.5, 1.0, 3.0], len(TAPS), p=[0.1, 0.3, 0.3, 0.3])
-        smooth = rng.normal(0, 1, sum(N_FEATURES))
-        bank.table[kernel.LIMIT] = limit = rng.uniform(0.5, 1, smooth.size) * rng.choice([1.0, 2.0, 5.0])
-        strong = rng.random(sum(a * b for a, b in itertools.pairwise(N_VOXELS))) < rng.choice([0.0, 0.1, 0.9])
-        got = np.ones((2, first[-1]), bool)
-        root = kernel.root_cause(residual, smooth, bank.layout, bank.edges, bank.table, strong, got)
-        alarming, under, expected = naive.root_cause(
-            residual,
-            [(tap.shape, tap.grid) for tap in TAPS],
-            *(split(array, N_FEATURES) for array in (smooth, limit)),
-            transitions(strong),
-        )
-        for row, places in zip(got, (alarming, under), strict=True):
-            assert set(np.flatnonzero(row)) == {first[tap] + voxel for tap, voxel in places}
-        explained.add(len(under))
-        assert root == (-1 if expected is None else first[expected[0]] + expected[1])
-        roots.add(None if expected is None else expected[0])
-    assert roots == {None, 1, 2, 3, 4}
-    assert len(explained) > 5
 
 
 def test_lock_step_with_the_twins():
@@ -388,7 +226,7 @@ def test_nothing_is_known_before_the_first_block():
 
 def test_residuals_are_unknown_until_eight_frames_are_in():
     tracker, rng = random_tracker()[0], np.random.default_rng(5)
-    for _ in range(kernel.WARM - 1):
+    for _ in range(WARM - 1):
         assert_unknown(updated(tracker, rng))
     answer = updated(tracker, rng)
     assert np.isfinite(answer.residual).all()
@@ -400,9 +238,7 @@ def test_each_tap_warms_up_by_its_own_frames():
     tracker, rng = random_tracker()[0], np.random.default_rng(6)
     second = np.array([True, False, True, True, True])
     updated(tracker, rng, good=second)
-    assert_array_equal(
-        np.isnan(updated(tracker, rng, kernel.WARM - 1).residual), [False, True, True, False, False]
-    )
+    assert_array_equal(np.isnan(updated(tracker, rng, WARM - 1).residual), [False, True, True, False, False])
     assert_array_equal(
         np.isnan(updated(tracker, rng, good=second).residual), [False, True, True, False, False]
     )
@@ -453,7 +289,7 @@ def test_motion_that_is_not_known_masks_nothing():
     picture[N_STATISTICS:] = np.nan
     tracker = random_tracker()[0]
     block = block_of(draw(np.random.default_rng(8)))
-    for _ in range(kernel.WARM):
+    for _ in range(WARM):
         answer = tracker.update(block, picture, ALL)
     assert np.isfinite(answer.residual).all()
 
@@ -473,8 +309,8 @@ def test_a_sudden_change_of_the_picture_is_a_shift_for_seconds_and_a_slow_one_is
         ]
 
     quiet = shifts(np.ones(200))
-    assert quiet[: kernel.WARM_SLOW - 1] == [None] * (kernel.WARM_SLOW - 1)
-    assert max(quiet[kernel.WARM_SLOW - 1 :]) < 0.05
+    assert quiet[: WARM_SLOW - 1] == [None] * (WARM_SLOW - 1)
+    assert max(quiet[WARM_SLOW - 1 :]) < 0.05
     assert max(shifts(np.geomspace(1, 2, 1500))) < 0.3
     after = shifts(np.full(400, 4.0))
     assert max(after[:12]) > 1.0
@@ -487,7 +323,7 @@ def test_a_residual_that_overflows_hides_no_other():
     last = residual.whitening[-(N_FEATURES[-1] ** 2) :]
     last[:] = np.where(np.arange(last.size) // N_FEATURES[-1] % 2, 3e38, -3e38)
     tracker, rng = ConnectivityTracker(TAPS, residual, tracts), np.random.default_rng(12)
-    answer = updated(tracker, rng, kernel.WARM)
+    answer = updated(tracker, rng, WARM)
     assert np.isnan(answer.residual[-1])
     assert answer.residual_score == answer.residual[1:-1].max()
 
@@ -578,7 +414,7 @@ def test_a_neutral_map_alarms_at_nothing():
     tracker = ConnectivityTracker(TAPS, no_residual(TAPS), no_tracts(TAPS))
     answer = updated(tracker, np.random.default_rng(17), 20)
     assert (answer.residual_score, answer.tract_score, answer.root, answer.weakest) == (0.0, None, None, None)
-    assert updated(tracker, np.random.default_rng(17), kernel.WARM_SLOW).shift_score == 0.0
+    assert updated(tracker, np.random.default_rng(17), WARM_SLOW).shift_score == 0.0
     assert not answer.alarming.any()
 
 
@@ -658,305 +494,3 @@ def test_tract_baseline_of_other_taps_is_refused_by_name(name):
     short = msgspec.structs.replace(tracts, **{name: getattr(tracts, name)[:-1]})
     with pytest.raises(MapError, match=rf"tracts.{name}: shape \(.*\), expected \(.*\)"):
         ConnectivityTracker(TAPS, no_residual(TAPS), short)
-
-
-# Planted faults in a chain of two layers behind an input.
-
-CHAIN = (
-    TapSpec("input", (3, 4, 4), (3, 2, 2)),
-    TapSpec("first", (8, 4, 4), (4, 2, 2)),
-    TapSpec("second", (6, 1, 1), (3, 1, 1)),
-)
-CHAIN_FIRST = np.cumsum([0, *(tap.n_voxels for tap in CHAIN)])
-CHAIN_GOOD = np.ones(len(CHAIN), bool)
-
-
-def chain_row(logs):
-    """A row whose features are exp(logs), one array per tap."""
-    parts = [np.exp(x) * count for x, count in zip(logs, CHAIN_COUNTS, strict=True)]
-    channels = np.concatenate([x[: tap.n_channels] for x, tap in zip(parts, CHAIN, strict=True)])
-    sums = np.concatenate([x[tap.n_channels :] for x, tap in zip(parts, CHAIN, strict=True)])
-    block = SpatialBlock(1, CHAIN_GOOD, np.stack([sums, sums, sums**2], axis=1), channels)
-    return StatRow(0, 0, 0, np.ones(len(CHAIN)), np.zeros(len(CHAIN), np.int64), 0, spatial=block)
-
-
-CHAIN_COUNTS = [
-    np.concatenate([np.full(tap.n_channels, tap.size // tap.n_channels), tap.voxel_counts()]) for tap in CHAIN
-]
-
-
-class Chain:
-    """Features that follow from those of the tap before by a linear law in logs, under changing scenes."""
-
-    def __init__(self, seed):
-        rng = self.rng = np.random.default_rng(seed)
-        sizes = [tap.n_features for tap in CHAIN]
-        self.laws = [rng.normal(0, m**-0.5, (m, n)) for m, n in itertools.pairwise([4, *sizes])]
-
-    def row(self, tap=None, feature=0, change=0.0):
-        """Next row; feature ``feature`` of ``tap`` is broken, and everything behind it follows."""
-        logs, x = [], self.rng.uniform(-1, 1, 4)
-        for k, law in enumerate(self.laws):
-            x = x @ law + 0.03 * self.rng.normal(size=law.shape[1])
-            if k == tap:
-                x[feature] += change
-            logs.append(x)
-        return chain_row(logs)
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    chain = Chain(0)
-    return chain, fit_residual(CHAIN, [chain.row() for _ in range(900)])
-
-
-def after(tracker, chain, n=24, **fault):
-    """Answer after ``n`` frames or more: the first in which no tap before the broken one is out of range."""
-    earlier = slice(fault.get("tap", 0))
-    answers = (tracker.update(chain.row(**fault).spatial, None, CHAIN_GOOD) for _ in itertools.count())
-    return next(a for a in itertools.islice(answers, n - 1, None) if not (a.residual[earlier] >= 1).any())
-
-
-def test_clean_features_stay_in_range(fitted):
-    chain, residual = fitted
-    tracker = ConnectivityTracker(CHAIN, residual, no_tracts(CHAIN))
-    answers = [after(tracker, chain, 1) for _ in range(200)]
-    scores = np.array([answer.residual for answer in answers[kernel.WARM :]])
-    assert np.mean(scores < 1) > 0.98
-    assert scores.max() < 1.2
-    assert np.median(scores) > 0.1  # a whitening that sees nothing would be clean as well
-
-
-@pytest.mark.parametrize("tap", [1, 2])
-def test_root_lies_in_the_tap_that_broke_although_the_next_one_follows(fitted, tap):
-    chain, residual = fitted
-    behind = []
-    for feature in range(0, CHAIN[tap].n_features, 2):
-        for change in (-1.5, 1.5):
-            tracker = ConnectivityTracker(CHAIN, residual, no_tracts(CHAIN))
-            after(tracker, chain)
-            answer = after(tracker, chain, tap=tap, feature=feature, change=change)
-            assert answer.residual[tap] > 1.5
-            assert answer.residual_score >= answer.residual[tap]
-            assert CHAIN_FIRST[tap] <= answer.root < CHAIN_FIRST[tap + 1]
-            assert answer.alarming[answer.root]
-            behind.append(answer.residual[tap + 1 :].max(initial=0.0))
-    assert tap == 2 or max(behind) > 1.0  # the tap behind may alarm as well, and is not taken for the root
-
-
-def test_a_broken_voxel_is_the_root_itself(fitted):
-    chain, residual = fitted
-    for voxel in range(CHAIN[1].n_voxels):
-        tracker = ConnectivityTracker(CHAIN, residual, no_tracts(CHAIN))
-        answer = after(tracker, chain, tap=1, feature=CHAIN[1].n_channels + voxel, change=1.0)
-        assert answer.root == CHAIN_FIRST[1] + voxel
-
-
-def test_a_broken_channel_alarms_in_the_voxels_it_reaches(fitted):
-    chain, residual = fitted
-    for channel in range(CHAIN[1].n_channels):
-        tracker = ConnectivityTracker(CHAIN, residual, no_tracts(CHAIN))
-        answer = after(tracker, chain, tap=1, feature=channel, change=-1.0)
-        group = channel // 2  # eight channels in four groups of four cells
-        reached = CHAIN_FIRST[1] + 4 * group + np.arange(4)
-        assert np.isin(reached, np.flatnonzero(answer.alarming)).all()
-        assert answer.root in reached
-
-
-def test_a_broken_scene_alarms_and_is_no_root(fitted):
-    """Score and root are those of the network's own taps."""
-    chain, residual = fitted
-    tracker = ConnectivityTracker(CHAIN, residual, no_tracts(CHAIN))
-    answer = after(tracker, chain, tap=0, feature=1, change=6.0)
-    assert answer.residual[0] > 1
-    assert answer.alarming[: CHAIN_FIRST[1]].any()
-    assert answer.root is None or answer.root >= CHAIN_FIRST[1]
-    assert answer.residual_score == answer.residual[1:].max()
-
-
-def test_a_fault_that_heals_is_forgotten(fitted):
-    chain, residual = fitted
-    tracker = ConnectivityTracker(CHAIN, residual, no_tracts(CHAIN))
-    assert after(tracker, chain, tap=1, feature=3, change=-2.0).root is not None
-    answer = after(tracker, chain, 40)
-    assert answer.root is None
-    assert not answer.alarming.any()
-
-
-# Order of alarms on graphs made by hand: three taps of three voxels behind an input.
-
-GRAPH = tuple(TapSpec(name, (3, 2, 2), (3, 1, 1)) for name in ("input", "a", "b", "c"))
-A, B, C_ = 3, 6, 9
-
-
-def ask(over, tracts=()):
-    """Root, alarming voxels, and those under it.
-
-    ``over``: how far over its limit a voxel is; ``tracts``: pairs of voxels.
-    """
-    bank = FeatureBank(GRAPH, np.ones(24))
-    bank.table[kernel.LIMIT] = 1.0
-    smooth = np.zeros(24)
-    for voxel, ratio in over.items():
-        smooth[6 * (voxel // 3) + 3 + voxel % 3] = ratio
-    residual = np.array([float(any(voxel // 3 == tap for voxel in over)) for tap in range(4)])
-    strength = np.zeros((3, 3, 3))
-    for source, target in tracts:
-        strength[source // 3, source % 3, target % 3] = 1.0
-    marked = np.ones((2, 12), bool)
-    strong = strong_tracts(GRAPH, strength.ravel())
-    root = kernel.root_cause(residual, smooth, bank.layout, bank.edges, bank.table, strong, marked)
-    return root, *(set(np.flatnonzero(row).tolist()) for row in marked)
-
-
-def test_nothing_alarms_in_a_quiet_graph():
-    assert ask({}) == (-1, set(), set())
-
-
-def test_chain():
-    """However far off those are that follow."""
-    found = ask({A: 2.0, B + 1: 5.0, C_ + 2: 9.0}, [(A, B + 1), (B + 1, C_ + 2)])
-    assert found == (A, {A, B + 1, C_ + 2}, {B + 1, C_ + 2})
-
-
-def test_a_broken_chain_explains_nothing_behind_it():
-    """A voxel that is quiet, or a tract that is weak, carries no alarm."""
-    tracts = [(A, B + 1), (B + 1, C_ + 2), (A, B)]
-    assert ask({A: 2.0, C_ + 2: 9.0}, tracts) == (A, {A, C_ + 2}, set())
-    assert ask({A: 2.0, B: 5.0, C_ + 2: 9.0}, tracts) == (A, {A, B, C_ + 2}, {B})
-
-
-def test_fork():
-    both = [(A + 1, B), (A + 1, B + 2)]
-    assert ask({A + 1: 1.5, B: 4.0, B + 2: 3.0}, both) == (A + 1, {A + 1, B, B + 2}, {B, B + 2})
-
-
-def test_two_independent_faults():
-    """The earlier one is named, as long as it stands; then the other, which was never under it."""
-    assert ask({A: 1.1, B + 2: 8.0}, [(A, B)]) == (A, {A, B + 2}, set())
-    assert ask({B + 2: 8.0}, [(A, B)]) == (B + 2, {B + 2}, set())
-
-
-def test_of_two_faults_in_one_tap_the_farther_is_named():
-    found = ask({B: 2.0, B + 1: -7.0, B + 2: 3.0, C_: 9.0}, [(B, C_)])
-    assert found == (B + 1, {B, B + 1, B + 2, C_}, {C_})
-
-
-def test_when_no_feature_is_over_its_limit_the_nearest_stands_for_the_tap():
-    assert ask({A: 0.3, A + 2: 0.6}) == (A + 2, {A + 2}, set())
-
-
-def test_a_tap_without_a_residual_neither_alarms_nor_explains():
-    bank = FeatureBank(GRAPH, np.ones(24))
-    bank.table[kernel.LIMIT] = 1.0
-    marked = np.ones((2, 12), bool)
-    strong = np.ones(27, bool)
-    residual = np.array([np.nan, np.nan, 0.99, 1.0])
-    root = kernel.root_cause(residual, np.full(24, 9.0), bank.layout, bank.edges, bank.table, strong, marked)
-    assert root == C_
-    assert_array_equal(np.flatnonzero(marked[kernel.ALARMING]), [C_, C_ + 1, C_ + 2])
-    assert not marked[kernel.UNDER].any()
-
-
-def test_strong_tracts_carry_half_of_their_targets_strongest():
-    strength = np.array(
-        [
-            [[4.0, 0.0, 1.0], [2.0, 0.0, 0.49], [1.99, 0.0, 0.51]],
-            np.full((3, 3), np.nan),
-            [[0.0, 1e-9, 3.0], [0.0, 0.0, 3.0], [0.0, 0.0, 3.0]],
-        ]
-    )
-    expected = [
-        [[True, False, True], [True, False, False], [False, False, True]],
-        [[True] * 3] * 3,  # not traced: every tract may carry an alarm
-        [[False, True, True], [False, False, True], [False, False, True]],
-    ]
-    assert_array_equal(strong_tracts(GRAPH, strength.ravel()), np.ravel(expected))
-
-
-# Live tracts.
-
-
-def gated(rng, silent=()):
-    """A row of GRAPH whose voxels are well active, but for the ``silent`` ones."""
-    means = np.abs(rng.normal(2.0, 0.2, 12))
-    means[list(silent)] = 0.0
-    sums = 4 * means
-    block = SpatialBlock(1, np.ones(4, bool), np.stack([sums, sums, sums**2], axis=1), sums.copy())
-    return StatRow(0, 0, 0, np.ones(4), np.zeros(4, np.int64), 0, spatial=block)
-
-
-@pytest.fixture(scope="module")
-def watched():
-    """Tracts of which those into voxel C_ are not watched."""
-    rng = np.random.default_rng(21)
-    gate = np.full((12, 2), np.nan)
-    gate[3:] = (-4.0, 4.0)
-    fidelity = np.ones((3, 3, 3))
-    fidelity[2, :, 0] = 0.5
-    traced = msgspec.structs.replace(
-        no_tracts(GRAPH), strength=np.ones(27), fidelity=fidelity.ravel(), gate=gate, problems=("",) * 3
-    )
-    return watch_tracts(traced, GRAPH, [gated(rng) for _ in range(200)])
-
-
-def live(watched, *silent):
-    tracker = ConnectivityTracker(GRAPH, no_residual(GRAPH), watched)
-    rng = np.random.default_rng(22)
-    while True:  # at the first frame in which every other source is active
-        block = gated(rng, silent).spatial
-        drive = np.log(np.maximum(block.voxels[:, 0], 1e-30))
-        speaks = np.setdiff1d(np.arange(12), silent)
-        if (drive[speaks] >= watched.active[speaks]).all():
-            return tracker.update(block, None, np.ones(4, bool))
-
-
-def test_clean_tracts_are_near_their_baseline(watched):
-    answer = live(watched)
-    z = answer.tract_z.reshape(3, 3, 3)
-    assert np.isnan(z[2, :, 0]).all()
-    assert np.isfinite(np.delete(z.ravel(), [18, 21, 24])).all()
-    assert np.nanmax(np.abs(z)) < 4
-    assert answer.tract_score == -np.nanmin(z)
-
-
-@pytest.mark.parametrize("target", [A, A + 2, B + 1, C_ + 2])
-def test_an_active_source_with_a_silent_target_is_the_weakest_tract(watched, target):
-    """The silent voxel is a source as well: of its own tracts nothing is said."""
-    answer = live(watched, target)
-    sources = target // 3 * 3 - 3 + np.arange(3)
-    assert answer.weakest[0] in sources
-    assert answer.weakest[1] == target
-    assert answer.tract_score > 20
-    z = answer.tract_z.reshape(3, 3, 3)
-    assert z.ravel()[np.nanargmin(z)] == -answer.tract_score
-    assert (z[target // 3 - 1, :, target % 3] < -20).all()
-    if target < C_:
-        assert np.isnan(z[target // 3, target % 3]).all()
-
-
-def test_a_silent_source_has_no_tract(watched):
-    sources = (0, 1, 2)
-    z = live(watched, *sources).tract_z.reshape(3, 3, 3)
-    assert np.isnan(z[0]).all()
-    assert np.isfinite(z[1]).all()
-
-
-def test_a_silent_network_has_no_weakest_tract(watched):
-    answer = live(watched, *range(12))
-    assert np.isnan(answer.tract_z).all()
-    assert (answer.weakest, answer.tract_score) == (None, None)
-
-
-def test_tracts_of_masked_taps_are_unknown(watched):
-    tracker = ConnectivityTracker(GRAPH, no_residual(GRAPH), watched)
-    block = gated(np.random.default_rng(23)).spatial
-    z = tracker.update(block, None, np.array([True, True, False, True])).tract_z.reshape(3, 9)
-    assert np.isfinite(z[0]).any()
-    assert np.isnan(z[1:]).all()
-
-
-def test_an_unwatched_tract_is_never_the_weakest(watched):
-    answer = live(watched, C_)
-    assert np.isnan(answer.tract_z.reshape(3, 3, 3)[2, :, 0]).all()
-    assert answer.tract_score < 4

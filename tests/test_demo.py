@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_monitor.eeg import BandBank, BandPlan, log_powers, nearest_profile
+from edge_monitor.band_bank import BandBank
+from edge_monitor.band_plan import BandPlan
+from edge_monitor.eeg import log_powers, nearest_profile
 from edge_monitor.map_file import load_region_map
 from edge_monitor.pipeline import Monitor
 from edge_monitor.service import Watch, open_probe

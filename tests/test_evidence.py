@@ -14,7 +14,7 @@ from edge_monitor.evidence import MEAN_OF_8, OVEREXPOSED, OVEREXPOSED_FRAMES, SM
 from edge_monitor.kernels import surprise
 from edge_monitor.offline.thresholds import EVENT_FRAMES, block_peaks, event_threshold, fit_null, surprise_of
 from edge_monitor.region_map import EvidenceNull
-from edge_monitor.types import CHANNELS
+from edge_monitor.types import CHANNELS, Scores
 
 N = len(CHANNELS)
 TAIL = np.geomspace(1.0, 0.005, 64)
@@ -34,6 +34,11 @@ def null(threshold=10.0, quantiles=(0.0, 1.0, 2.0)):
         judge_alarms=0,
         judge_hours=0.0,
     )
+
+
+def alike(score):
+    """Every channel has this score."""
+    return Scores(**dict.fromkeys(CHANNELS, score))
 
 
 scores = st.one_of(st.floats(-1, 8), st.sampled_from([0.0, 1.0, 2.0, np.nan, np.inf]))
@@ -68,7 +73,7 @@ def test_kernel_follows_its_definition(update, history, smoothing, steps):
 
 
 def test_tied_quantiles_count_as_the_probability_of_this_score_or_more():
-    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update((1.0,) * N, None)
+    evidence = EvidenceTracker(null(quantiles=(0.0, 1.0, 1.0))).update(alike(1.0), None)
     np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
 
 
@@ -80,29 +85,35 @@ def test_channels_that_were_smoothed_where_they_are_made_are_not_smoothed_again(
 
 def test_smoothing_restarts_after_a_missing_score_and_after_reset():
     tracker = EvidenceTracker(null())
-    tracker.update((1.0,) * N, None)
+    tracker.update(alike(1.0), None)
     smoothed = 1 + SMOOTHING
     place = CHANNELS.index("spatial")
     smoothed[place] = np.nan
-    scores = [2.0] * N
-    scores[place] = None
-    np.testing.assert_allclose(tracker.update(tuple(scores), None).score, smoothed)
-    scores[place] = 5.0
-    assert tracker.update(tuple(scores), None).score[place] == 5.0
+    gap = msgspec.structs.replace(alike(2.0), spatial=None)
+    np.testing.assert_allclose(tracker.update(gap, None).score, smoothed)
+    assert tracker.update(msgspec.structs.replace(gap, spatial=5.0), None).score[place] == 5.0
     tracker.reset()
-    np.testing.assert_array_equal(tracker.update((3.0,) * N, None).score, 3.0)
+    np.testing.assert_array_equal(tracker.update(alike(3.0), None).score, 3.0)
 
 
-def test_every_channel_has_a_score():
-    with pytest.raises(ValueError, match="broadcast"):
-        EvidenceTracker(null()).update((1.0,) * (N - 1), None)
+def test_every_channel_has_a_score_of_its_own():
+    """Named one by one: none is left out, and none lands in another's place."""
+    with pytest.raises(TypeError, match="tracts"):
+        Scores(**dict.fromkeys(CHANNELS[:-1], 1.0))
+    with pytest.raises(TypeError, match="positional"):
+        Scores(*range(N))
+    tracker = EvidenceTracker(null())
+    for place, channel in enumerate(CHANNELS):
+        tracker.reset()
+        score = tracker.update(msgspec.structs.replace(alike(1.0), **{channel: 2.0}), None).score
+        assert score.tolist() == [2.0 if i == place else 1.0 for i in range(N)]
 
 
 def test_an_infinite_score_alarms_and_is_forgotten():
     tracker = EvidenceTracker(null())
-    assert np.isposinf(tracker.update((np.inf,) * N, None).ratio).all()
+    assert np.isposinf(tracker.update(alike(np.inf), None).ratio).all()
     for _ in range(2):
-        after = tracker.update((0.5,) * N, None)
+        after = tracker.update(alike(0.5), None)
     np.testing.assert_array_equal(after.score, 0.5)
 
 
@@ -112,7 +123,7 @@ def test_thresholds_are_others_for_a_second_and_a_half_after_a_bright_picture():
     usual = -np.log(0.1) / 10.0
 
     def ratios(*shares):
-        found = [tracker.update((1.0,) * N, bright) for bright in shares]
+        found = [tracker.update(alike(1.0), bright) for bright in shares]
         for evidence in found:
             np.testing.assert_allclose(evidence.ratio, usual / 2 if evidence.overexposed else usual)
         return [evidence.overexposed for evidence in found]
@@ -126,7 +137,7 @@ def test_thresholds_are_others_for_a_second_and_a_half_after_a_bright_picture():
 
 
 def test_a_channel_without_threshold_has_surprise_but_no_ratio():
-    evidence = EvidenceTracker(null(threshold=np.nan)).update((1.0,) * N, None)
+    evidence = EvidenceTracker(null(threshold=np.nan)).update(alike(1.0), None)
     np.testing.assert_allclose(evidence.surprise, -np.log(0.1))
     assert np.isnan(evidence.ratio).all()
     assert np.isnan(evidence.largest)
@@ -147,8 +158,8 @@ def test_one_threshold_a_channel_is_refused():
 
 def test_a_report_keeps_its_numbers():
     tracker = EvidenceTracker(null())
-    first = tracker.update((1.0,) * N, None)
-    tracker.update((9.0,) * N, None)
+    first = tracker.update(alike(1.0), None)
+    tracker.update(alike(9.0), None)
     np.testing.assert_array_equal(first.score, 1.0)
     np.testing.assert_allclose(first.ratio, -np.log(0.1) / 10.0)
 

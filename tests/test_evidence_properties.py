@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from small_world import injector, region_map, scene
 
 from edge_monitor.digest import report_digest
-from edge_monitor.flags import COUNTER_FAILED, COUNTER_PASSED, FLAGS, FlagTracker, Verdict
+from edge_monitor.findings import Verdict
+from edge_monitor.flag_table import FLAGS
+from edge_monitor.flags import COUNTER_FAILED, COUNTER_PASSED, FlagTracker
 from edge_monitor.fmri import FmriTracker
 from edge_monitor.offline.injection import Injection, fork, levels_of
 from edge_monitor.pipeline import Monitor

@@ -1,4 +1,4 @@
-"""Each kernel of the sliding spectrum against its definition; the whole of it is in test_eeg.py."""
+"""Each kernel of the sliding spectrum against its definition; the whole of it is in test_band_bank.py."""
 
 import math
 import os
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from edge_monitor.eeg import BandBank, BandPlan
+from edge_monitor.band_bank import BandBank
+from edge_monitor.band_plan import BandPlan
 from edge_monitor.kernels import goertzel
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"

@@ -13,7 +13,7 @@ from handmade import bands, consistency, evidence, flag, regions, report, row, v
 from msgspec.structs import asdict, replace
 
 from edge_monitor.errors import InputError
-from edge_monitor.flags import FLAGS
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.service import Watch
 from edge_monitor.sinks.health_page import HealthPageSink
 from edge_monitor.sinks.health_page_layout import FIELDS, LENGTH, SIZE

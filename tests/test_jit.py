@@ -1,11 +1,15 @@
 """The compile policy: what Numba's cache does not break."""
 
 import errno
+import importlib
+import shutil
+import sys
 
 import numba
 import pytest
 from numba.core import caching
 
+from edge_monitor.kernels import _jit
 from edge_monitor.kernels._jit import kernel
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="kernels run as Python")
@@ -47,3 +51,34 @@ def test_a_kernel_that_cannot_be_compiled_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     with pytest.raises(numba.TypingError):
         kernel("float64(float64[::1], unicode_type)")(lambda x, y: x + y)
+
+
+def test_a_change_of_any_kernel_compiles_all_anew(tmp_path, monkeypatch):
+    """The machine code of a kernel holds that of the kernels it calls."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(_jit.__file__, package)
+    (package / "called.py").write_text(
+        'from ._jit import kernel\n\n\n@kernel("float64()")\ndef called():\n    return 1.0\n'
+    )
+    (package / "caller.py").write_text(
+        "from ._jit import kernel\nfrom .called import called\n\n\n"
+        '@kernel("float64()")\ndef caller():\n    return called()\n'
+    )
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def answer():
+        for name in [name for name in sys.modules if name.split(".")[0] == "package"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        return importlib.import_module("package.caller").caller()
+
+    assert answer() == 1.0
+    called = package / "called.py"
+    called.write_text(called.read_text().replace("1.0", "22.0"))
+    assert answer() == 22.0
+    n_files = len(list((tmp_path / "cache").rglob("*.nbi")))
+    assert answer() == 22.0
+    assert len(list((tmp_path / "cache").rglob("*.nbi"))) == n_files  # from the cache this time

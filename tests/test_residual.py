@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from edge_monitor.connectivity import ConnectivityTracker
-from edge_monitor.kernels.connectivity import WARM, WARM_SLOW
+from edge_monitor.kernels.residual import WARM, WARM_SLOW
 from edge_monitor.offline.residual import FLOOR, LEAST_SLOW, MIN_ROWS, RIDGE, fit_residual
 from edge_monitor.types import PICTURE, SpatialBlock, StatRow, TapSpec
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_monitor.config import MAX_SEGMENT, check_topic_segment
 from edge_monitor.errors import ConfigError, InputError
-from edge_monitor.flags import FLAGS
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.sinks.metric_window import WindowBuilder
 from edge_monitor.sinks.telemetry import Author, Dropped, Message, decode, encode
 

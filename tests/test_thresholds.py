@@ -8,7 +8,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
 from edge_monitor.evidence import EvidenceTracker
-from edge_monitor.flags import COUNTER_FAILED, FLAGS, PASS_RATIO, Findings, FlagTracker, Limits
+from edge_monitor.findings import Findings, Limits
+from edge_monitor.flag_table import FLAGS, PASS_RATIO
+from edge_monitor.flags import COUNTER_FAILED, FlagTracker
 from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.offline.thresholds import (
     COMMON,
@@ -24,7 +26,7 @@ from edge_monitor.offline.thresholds import (
     fit_thresholds,
     poisson_interval,
 )
-from edge_monitor.types import CHANNELS, Evidence, FlagStatus, Vitals
+from edge_monitor.types import CHANNELS, Evidence, FlagStatus, Scores, Vitals
 
 RATE_HZ = 30.0
 N = len(CHANNELS)
@@ -118,7 +120,8 @@ def test_evidence_on_the_device_is_what_was_fitted():
     assert (null.held_out_hours, null.alarms_per_hour) == (pytest.approx(3000 / 30 / 3600), 100.0)
     assert (null.judge_alarms, null.judge_hours) == (0, 0.0)
     assert np.isnan(null.quantiles[1]).all()
-    evidence = EvidenceTracker(null).update((*scores[7, :1], None, *scores[7, 2:]), None)
+    found = dict(zip(CHANNELS, scores[7].tolist(), strict=True)) | {CHANNELS[1]: None}
+    evidence = EvidenceTracker(null).update(Scores(**found), None)
     expected = np.interp(scores[7, 0], null.quantiles[0], -np.log(null.tail))
     assert evidence.surprise[0] == pytest.approx(expected, rel=1e-6)
 

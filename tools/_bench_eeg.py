@@ -8,7 +8,8 @@ import numpy as np
 import scipy.signal
 from _bench_measure import Effort, interleaved, ratios
 
-from edge_monitor.eeg import BandBank, BandPlan
+from edge_monitor.band_bank import BandBank
+from edge_monitor.band_plan import BandPlan
 
 N_TAPS = 8
 CYCLE = 32

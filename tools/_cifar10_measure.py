@@ -15,8 +15,9 @@ from _cifar10_worlds import CALIBRATE, JUDGE, STREAM, World, frames
 from _study_deletion import ORDERS, RANDOM_ORDERS, Deleter, Deletion, calibrated
 from numpy.typing import NDArray
 
+from edge_monitor.band_plan import WINDOWS
 from edge_monitor.config import FrameSettings
-from edge_monitor.eeg import WINDOWS, log_powers, nearest_profile
+from edge_monitor.eeg import log_powers, nearest_profile
 from edge_monitor.errors import ModelError
 from edge_monitor.kernels.consistency import DELAY
 from edge_monitor.offline.baselines import PROFILE_S

@@ -21,7 +21,7 @@ from _cifar10_words import (
 )
 from _study_deletion import ORDERS
 
-from edge_monitor.eeg import BandPlan
+from edge_monitor.band_plan import BandPlan
 from edge_monitor.offline.page import UNKNOWN, Figure, Section, Table, Text, csv_text, number
 from edge_monitor.offline.plots import voxel_stack
 from edge_monitor.offline.plots_map import connectome

@@ -63,7 +63,7 @@ class Bench(msgspec.Struct, frozen=True):
     def open(cls, configuration: Configuration, mode: Mode, cache: Path) -> Bench:
         """Choose the folders; there are other ones whenever the monitor or the benchmark has changed."""
         code = [*(ROOT / "edge_monitor").rglob("*.py"), *(ROOT / "tools").glob("_detection_*.py")]
-        code = [path for path in code if path.name not in PRESENTING]
+        code = [path for path in code if PRESENTING.isdisjoint(path.relative_to(ROOT).parts)]
         results = cache / f"{configuration.name}-{mode.name}-{digest(configuration.path, sorted(code))}"
         results.mkdir(parents=True, exist_ok=True)
         return cls(configuration, mode, rows_folder(configuration, cache), results)
@@ -72,8 +72,8 @@ class Bench(msgspec.Struct, frozen=True):
         return trip_plans(self.configuration, self.mode, split)
 
 
-PRESENTING = {"_detection_results.py", "_detection_goals.py", "_detection_page.py", "cli.py"}
-"""What changes no measured number."""
+PRESENTING = {"_detection_results.py", "_detection_goals.py", "_detection_page.py", "cli.py", "commands"}
+"""Files and folders that change no measured number."""
 
 
 def collect_trip(bench: Bench, plan: TripPlan) -> int:

@@ -8,7 +8,9 @@ compiled for. Floating point is strict: ``fastmath`` would let the compiler dele
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 import numba
@@ -18,13 +20,30 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def digest(folder: Path) -> str:
+    """Digest of all kernels of a folder."""
+    sources = sorted(folder.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
+_VERSION = digest(Path(__file__).parent)
+
+
 def kernel(signature: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a function for one signature: no GIL, IEEE arithmetic, cached on disk when possible."""
 
     def compile_now(function: Callable[P, R]) -> Callable[P, R]:
         def compiled(*, cache: bool) -> Callable[P, R]:
             jit = numba.njit(signature, nogil=True, cache=cache, error_model="numpy")
-            return cast("Callable[P, R]", jit(function))
+            # Numba's cache sees changes of a kernel's own file alone, and would go on with machine code of
+            # kernels that it calls (test_jit.py::test_a_change_of_any_kernel_compiles_all_anew): the cache's
+            # file has the function's name.
+            name = function.__qualname__
+            function.__qualname__ = f"{name}-{_VERSION}"
+            try:
+                return cast("Callable[P, R]", jit(function))
+            finally:
+                function.__qualname__ = name
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             # NumPy's scalars warn where machine code is silent: wrapping integers, Inf - Inf.

@@ -91,7 +91,7 @@ def hold(
             state_taps[tap, GAP] += 1
         if state_taps[tap, GAP] > GAP_LIMIT:
             # Old samples stay in the ring: no window reaches back to them before it is full again
-            # (test_eeg.py::test_a_long_gap_restarts_the_warm_up).
+            # (test_band_bank.py::test_a_long_gap_restarts_the_warm_up).
             state_taps[tap, COUNT] = 0
             state_taps[tap, HELD] = 0
         else:
@@ -109,7 +109,7 @@ def accumulate(
     """Add ``x`` times the row of ``twiddle`` from ``row`` on to a band's head, rounding errors to its carry.
 
     Plain sums miss D4's bound where a weak bin sits beside a strong tone
-    (test_eeg.py::test_bound_holds_beside_a_strong_tone).
+    (test_band_bank.py::test_bound_holds_beside_a_strong_tone).
     """
     turns = twiddle[row : row + width]
     head, carry = state_sums[tap, band, HEAD], state_sums[tap, band, CARRY]
@@ -149,7 +149,7 @@ def end_block(
 
     The mean of the block as c keeps an offset out of the sums. It is limited to the size of the last
     sample, the only one that is in every window until the next block ends: the mean of a block with
-    a spike further back would outlive it (test_eeg.py::test_a_huge_spike_leaves_no_residue).
+    a spike further back would outlive it (test_band_bank.py::test_a_huge_spike_leaves_no_residue).
     """
     length = ring.shape[0]
     size, width, first = bands[band, WINDOW], bands[band, WIDTH], bands[band, FIRST]
@@ -233,8 +233,8 @@ def update(
     """Advance all taps and bands by one frame; return the fewest samples that a tap has in.
 
     ``samples`` (n_taps,), ``good`` (n_taps,); ``frame`` counts calls from 0; ``segments`` is Welch's K.
-    ``bands`` (n_bands, 4) and ``twiddle`` (sum of N (width + 2),) come from `eeg.BandBank`; W is the largest
-    width. The states start as zeros but for every tap's GAP, which starts at `GAP_LIMIT`:
+    ``bands`` (n_bands, 4) and ``twiddle`` (sum of N (width + 2),) come from `band_bank.BandBank`; W is
+    the largest width. The states start as zeros but for every tap's GAP, which starts at `GAP_LIMIT`:
     ``state_row`` (2 n_taps,), ``state_taps`` (n_taps, 3), ``state_ring`` (largest N, 2 n_taps),
     ``state_sums`` (n_taps, n_bands, DENSITY + (K-1) H + 1 of the largest N, W), ``state_tail``
     (n_taps, twiddle's size). ``out_power`` (n_taps, at most n_bands): sum of density / N of the

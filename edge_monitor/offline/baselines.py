@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from edge_monitor.eeg import LINE, LINE_BINS, BandBank, BandPlan, log_powers, nearest_profile
+from edge_monitor.band_bank import BandBank
+from edge_monitor.band_plan import LINE, LINE_BINS, BandPlan
+from edge_monitor.eeg import log_powers, nearest_profile
 from edge_monitor.fmri import densities
 from edge_monitor.kernels import line
 from edge_monitor.offline.observe import Progress

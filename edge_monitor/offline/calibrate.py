@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from edge_monitor.band_plan import BandPlan
 from edge_monitor.config import CalibrationSettings
-from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import InputError
-from edge_monitor.flags import FLAGS
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
 from edge_monitor.offline.head_training import Keep, train_head
 from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent

@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from edge_monitor.band_plan import BandPlan
 from edge_monitor.config import Config, load_config
-from edge_monitor.eeg import BandPlan
 from edge_monitor.errors import EdgeMonitorError, InputError
-from edge_monitor.flags import locate
+from edge_monitor.flag_causes import locate
 from edge_monitor.map_file import load_region_map
 from edge_monitor.region_map import Impact, RegionMap
 from edge_monitor.sources.frames import FrameSource

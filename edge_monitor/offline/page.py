@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from edge_monitor.errors import InputError
-from edge_monitor.flags import locate
+from edge_monitor.flag_causes import locate
 from edge_monitor.types import TapSpec
 
 UNKNOWN = "–"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edge_monitor.eeg import BandPlan
-from edge_monitor.flags import FLAGS
+from edge_monitor.band_plan import BandPlan
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.offline import plots_recording as plots
 from edge_monitor.offline.page import Figure, Part, Section, Table, Text, clock_tenths, csv_text
 from edge_monitor.offline.plots import WARM

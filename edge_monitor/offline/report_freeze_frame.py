@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edge_monitor.flags import FLAGS, locate
+from edge_monitor.flag_causes import locate
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.offline.page import (
     Facts,
     Figure,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edge_monitor.eeg import BandPlan
+from edge_monitor.band_plan import BandPlan
 from edge_monitor.offline import plots_map
 from edge_monitor.offline.page import Facts, Figure, Page, Section, Table, count, csv_text, number, place_of
 from edge_monitor.offline.report_connectome import Transition, connectome_section, transitions_of

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.signal import lfilter
 from sklearn.covariance import ledoit_wolf
 
-from edge_monitor.connectivity import FeatureBank
-from edge_monitor.kernels.connectivity import CLIP, SLOW, SMOOTHING, WARM, WARM_SLOW
+from edge_monitor.features import FeatureBank
+from edge_monitor.kernels.residual import CLIP, SLOW, SMOOTHING, WARM, WARM_SLOW
 from edge_monitor.region_map import ResidualBaseline
 from edge_monitor.types import PICTURE, FloatArray, StatRow, TapSpec
 
@@ -88,11 +88,13 @@ def fit_residual(
 
 def _levels(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FloatArray:
     """Mean |a| of every feature, (n_rows, n_features)."""
-    bank = FeatureBank(taps, np.zeros(sum(tap.n_features for tap in taps)))
+    no_floor = np.zeros(sum(tap.n_features for tap in taps))
+    no_gate = np.full((sum(tap.n_voxels for tap in taps), 2), np.nan)  # the drives are not looked at
+    bank = FeatureBank(taps, no_floor, no_gate)
     blocks = [(row.spatial, row.picture) for row in rows if row.spatial and row.spatial.taps.all()]
-    levels = np.empty((len(blocks), bank.counts.size))
+    levels = np.empty((len(blocks), bank.n_features))
     for i, (block, picture) in enumerate(blocks):
-        levels[i] = bank.update(block, picture, np.ones(len(taps), np.bool_))
+        levels[i] = bank.update(block, picture, np.ones(len(taps), np.bool_))[: bank.n_features]
     return levels[np.isfinite(levels).all(axis=1)]  # the first frames have no picture before them
 
 

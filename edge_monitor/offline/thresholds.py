@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import chi2
 
-from edge_monitor.flags import FLAGS, PASS_RATIO
+from edge_monitor.flag_table import FLAGS, PASS_RATIO
 from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS, BoolArray, FloatArray
@@ -14,7 +14,7 @@ from edge_monitor.types import CHANNELS, BoolArray, FloatArray
 TAIL = np.geomspace(1.0, 0.005, 64)
 """Tail probabilities at which clean scores are tabulated."""
 DEBOUNCE = 4
-"""Frames over its threshold after which a flag of a channel that detects confirms (`flags.FLAGS`): events are
+"""Frames over its threshold after which a flag of a channel that detects confirms (`FLAGS`): events are
 counted the same way. Flags of the others take longer."""
 SHARES = dict.fromkeys(("stall", "jump"), 0.1) | dict.fromkeys(
     ("input", "spatial", "temporal", "output", "tracts"), 0.02

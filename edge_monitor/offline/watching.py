@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from edge_monitor.errors import RecordingError
-from edge_monitor.flags import FLAGS
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.plots_recording import CONFIRMED, PENDING
 from edge_monitor.offline.replay import Replay

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_monitor.errors import InputError
-from edge_monitor.flags import FLAGS
+from edge_monitor.flag_table import FLAGS
 from edge_monitor.sinks.health_page_layout import (
     BLOCK,
     CRC_AT,

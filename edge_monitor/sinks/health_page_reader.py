@@ -40,7 +40,7 @@ class Page(msgspec.Struct, frozen=True):
 
     ``instance`` is drawn anew at each start of the monitor. ``content_counter`` advances only with
     a new input, so that a frozen camera does not look alive. ``flags``: bit i is set when row i of
-    ``flags.FLAGS`` is confirmed; ``worst_flag`` is the code of the most severe of them, or empty.
+    ``flag_table.FLAGS`` is confirmed; ``worst_flag`` is the code of the most severe of them, or empty.
     ``evidence_ratio``: largest evidence over its threshold, of all channels.
     """
 

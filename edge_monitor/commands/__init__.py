@@ -1,0 +1,1 @@
+"""One module per command, thin over a library function; heavy imports inside (`--help` must not wait)."""

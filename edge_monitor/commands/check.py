@@ -1,0 +1,34 @@
+"""`edge-monitor check`: what a map or a configuration holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_monitor.commands.console import err, out
+from edge_monitor.errors import InputError
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="region map (.npz) or configuration (.yaml)")],
+) -> None:
+    """Print what a region map or a configuration holds and what is wrong with it."""
+    from edge_monitor.map_file import load_region_map
+    from edge_monitor.offline.describe import check_config, describe_map
+
+    if not file.is_file():
+        raise InputError(file, "no such file")
+    with file.open("rb") as opened:
+        is_map = opened.read(2) == b"PK" or file.suffix == ".npz"
+    if is_map:
+        out.print(describe_map(load_region_map(file)))
+        return
+    config, problems = check_config(file)
+    out.print(config)
+    for problem in problems:
+        err.print(f"{file}: {problem}", style="red", soft_wrap=True)
+    if problems:
+        raise typer.Exit(2)
+    out.print(f"{file}: good")

@@ -15,13 +15,20 @@ from numpy.typing import NDArray
 from edge_monitor.errors import MapError
 from edge_monitor.types import FloatArray, TapSpec
 
+PACKAGES = {
+    "onnx": ("onnxruntime", "onnxruntime-gpu"),
+    "litert": ("ai-edge-litert",),
+    "tflite": ("tflite-runtime",),
+}
+"""Packages of each runtime; vendors ship builds of ONNX Runtime under other names."""
 
-def _runtime_version() -> str:
-    """Name and version of the installed ONNX Runtime, of which vendors ship builds under other names."""
-    for name in ("onnxruntime", "onnxruntime-gpu"):
+
+def _runtime_version(runtime: str) -> str:
+    """Name and version of the package that is installed."""
+    for name in PACKAGES[runtime]:
         with suppress(PackageNotFoundError):
             return f"{name} {version(name)}"
-    return "onnxruntime, version unknown"
+    return f"{PACKAGES[runtime][0]}, version unknown"
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -34,10 +41,13 @@ class Runtime(msgspec.Struct, frozen=True):
     numba: str
 
     @classmethod
-    def here(cls) -> Runtime:
-        """Versions of this interpreter and machine; imports nothing heavy to learn them."""
+    def here(cls, runtime: str = "onnx") -> Runtime:
+        """Versions of this interpreter and machine; imports nothing heavy to learn them.
+
+        ``runtime``: which one runs the model, a key of `PACKAGES`.
+        """
         return cls(
-            runtime=_runtime_version(),
+            runtime=_runtime_version(runtime),
             machine=platform.machine(),
             python=platform.python_version(),
             numpy=np.__version__,

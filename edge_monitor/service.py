@@ -19,6 +19,7 @@ import numpy as np
 
 from edge_monitor.config import Config, MonitorSettings, SinkSettings
 from edge_monitor.map_file import load_region_map, to_bytes
+from edge_monitor.observer import Observer
 from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import RegionMap, Runtime
@@ -28,8 +29,7 @@ from edge_monitor.sinks.mqtt import MqttSink
 from edge_monitor.sinks.queued import QueuedSink, Sink
 from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.taps.onnx import quiet_options
-from edge_monitor.taps.onnx_graph import load_model
+from edge_monitor.taps.model_file import installed_runtime, is_tflite, load_model
 from edge_monitor.types import HealthReport, MonitorInput, Tick
 
 STEP_SAMPLES = 4096
@@ -123,7 +123,10 @@ class Service:
         # No threading.Event: a signal handler that sets the one its own thread is waiting on may deadlock.
         self._stopping = False
         self._frames = FrameSource(config.source, region_map.input_shape)
-        self.recording, sinks = open_sinks(config.sinks, region_map, config.monitor, _hash(config))
+        versions = Runtime.here(installed_runtime() if is_tflite(model, name) else "onnx")
+        self.recording, sinks = open_sinks(
+            config.sinks, region_map, config.monitor, _hash(config), versions=versions
+        )
         self._watch = Watch(Monitor(region_map, config.monitor), sinks)
         try:
             self._probe = open_probe(model, region_map, self._watch, threads=config.model.threads)
@@ -138,7 +141,6 @@ class Service:
     def run(self) -> Served:
         """Serve until the frames end or `stop` is called; closes every sink in any case."""
         settings, probe, watch = self._config.source, self._probe, self._watch
-        name = probe.get_inputs()[0].name
         period_s = 1.0 / settings.frame_rate_hz
         due_s = time.monotonic()
         served = 0
@@ -157,7 +159,7 @@ class Service:
                 if self._stopping:
                     break
                 probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
-                probe.run(None, {name: frame.array})
+                probe.feed(frame.array)
                 if not probe.attached:
                     watch.feed(Tick(time.monotonic_ns()))
                 served += 1
@@ -187,8 +189,10 @@ def _tell_troubles(sinks: Sequence[Sink], served_all: threading.Event) -> None:
         told = errors
 
 
-def open_probe(model: str | Path | bytes, region_map: RegionMap, watch: Watch, *, threads: int = 1) -> Probe:
-    """Tapped session of our own that feeds ``watch``.
+def open_probe(
+    model: str | Path | bytes, region_map: RegionMap, watch: Watch, *, threads: int = 1
+) -> Observer:
+    """Tapped model of our own, of either kind, that feeds ``watch``.
 
     Raises
     ------
@@ -196,19 +200,19 @@ def open_probe(model: str | Path | bytes, region_map: RegionMap, watch: Watch, *
         The file cannot be read or tapped.
     MapError
         The map is of another model.
+    InputError
+        The runtime for it is not installed.
     """
-    return Probe.onnx(
-        model,
-        region_map=region_map,
-        on_row=watch.feed,
-        on_event=watch.feed,
-        sess_options=quiet_options(threads),
-        providers=["CPUExecutionProvider"],
-    )
+    return Probe.open(model, threads=threads, region_map=region_map, on_row=watch.feed, on_event=watch.feed)
 
 
 def open_sinks(
-    settings: SinkSettings, region_map: RegionMap, monitor: MonitorSettings, config_hash: str = ""
+    settings: SinkSettings,
+    region_map: RegionMap,
+    monitor: MonitorSettings,
+    config_hash: str = "",
+    *,
+    versions: Runtime | None = None,
 ) -> tuple[str | None, list[Sink]]:
     """Open the sinks that are configured; the path of the recording comes first.
 
@@ -225,7 +229,7 @@ def open_sinks(
         "map": hashlib.sha256(map_bytes).hexdigest(),
         "config": config_hash,
     }
-    versions: dict[str, str] = msgspec.to_builtins(Runtime.here())
+    running: dict[str, str] = msgspec.to_builtins(versions or Runtime.here())
     try:
         if settings.health_page is not None:
             sinks.append(HealthPageSink(settings.health_page.path, settings.health_page.data_id))
@@ -239,11 +243,11 @@ def open_sinks(
                 "model": region_map.provenance.model,
                 **{f"{key}_sha256": value for key, value in hashes.items()},
                 "monitor_settings": msgspec.json.encode(monitor).decode(),
-                **versions,
+                **running,
             }
             sinks.append(QueuedSink(RecordingSink(Path(recording), map_bytes, metadata, tap_names)))
         if settings.mqtt is not None:
-            sinks.append(MqttSink(settings.mqtt, versions=versions, hashes=hashes))
+            sinks.append(MqttSink(settings.mqtt, versions=running, hashes=hashes))
     except BaseException:  # as in Service: what is open is closed, whatever ends this
         for sink in sinks:
             sink.close()

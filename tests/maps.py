@@ -70,6 +70,19 @@ def minimal_map(
         input_spec(observed, shape),
         *(tap_spec(name, tensor.shape[1:]) for name, tensor in zip(names, tapped, strict=True)),
     )
+    golden = Golden(
+        frames=frames,
+        outputs=np.array(outputs, np.float64),
+        signals=np.array(signals),
+        tolerance=tolerance,
+    )
+    return neutral_map(model, specs, golden, frame_rate_hz=frame_rate_hz, seed=seed)
+
+
+def neutral_map(
+    model: bytes, specs: Sequence[TapSpec], golden: Golden, *, frame_rate_hz: float = 30.0, seed: int = 0
+) -> RegionMap:
+    """Map of any model with neutral baselines, see `minimal_map`."""
     here = Runtime.here()
     bands = (len(specs), len(BANDS))
     n_voxels = sum(tap.n_voxels for tap in specs)
@@ -86,7 +99,7 @@ def minimal_map(
             workstation=here,
             device=here,
         ),
-        taps=specs,
+        taps=tuple(specs),
         eeg=EegBaseline(
             scale_mode="nyquist",
             floor=np.full(bands, 1e-12),
@@ -121,12 +134,7 @@ def minimal_map(
         crossmodal=CrossmodalNull(
             coherence_bias=0.0, temporal_error=1.0, spatial_error=1.0, least_agreement=-np.inf
         ),
-        golden=Golden(
-            frames=frames,
-            outputs=np.array(outputs, np.float64),
-            signals=np.array(signals),
-            tolerance=tolerance,
-        ),
+        golden=golden,
     )
 
 

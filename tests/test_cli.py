@@ -13,6 +13,7 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+import tflite_models
 import yaml
 
 from edge_monitor.map_file import load_region_map
@@ -81,6 +82,25 @@ def test_taps_lists_tensors_as_json(home):
     listed = json.loads(result.stdout)
     assert {"name", "op", "shape", "bytes", "cost_us", "default"} <= listed[0].keys()
     assert any(tap["default"] for tap in listed)
+
+
+def test_taps_lists_those_of_a_tensorflow_lite_model(tmp_path):
+    """Without any runtime for it; a whole file is told by its content, one that is cut short by its name."""
+    data = tflite_models.residual_cnn(dtype="int8")
+    (tmp_path / "model").write_bytes(data)
+    listed = json.loads(edge_monitor("taps", tmp_path / "model", "--json").stdout)
+    assert [tap["name"] for tap in listed] == ["relu1", "join1", "relu2", "join2", "silu"]
+    assert [tap["name"] for tap in listed if tap["default"]] == ["relu1", "relu2", "silu"]
+    assert listed[0] == {
+        "name": "relu1",
+        "op": "CONV_2D+RELU",
+        "shape": [8, 8, 6],
+        "bytes": 8 * 8 * 6,
+        "cost_us": 8 * 8 * 6 / 10_000,
+        "default": True,
+    }
+    (tmp_path / "cut.tflite").write_bytes(data[:6])
+    assert "cut.tflite: not a whole TensorFlow Lite model" in refused("taps", tmp_path / "cut.tflite")
 
 
 def test_calibrate_shows_signatures_and_says_when_data_is_short(home):

@@ -416,7 +416,7 @@ def test_probe_without_event_callback(monkeypatch):
 
 @both_ways
 def test_failure_while_attaching_leaves_the_model_serving(make, recorder, monkeypatch):
-    monkeypatch.setattr("edge_monitor.probe.TappedSession", fail)
+    monkeypatch.setattr("edge_monitor.session_probe.TappedSession", fail)
     probe = make(recorder)
     assert (probe.attached, probe.errors, probe.taps, probe.certificate) == (False, 1, (), None)
     assert recorder.codes == ["PROBE_DETACHED"]

@@ -15,8 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_monitor.errors import MapError, ModelError
+from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx import TappedSession, find_observed_input, list_taps, open_session
-from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, load_model, read_graph
+from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
 from edge_monitor.taps.reducer import input_spec, tap_spec
 
 DATA = (

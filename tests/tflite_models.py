@@ -328,6 +328,23 @@ def branches(*, signature: str = "") -> bytes:
     return net.model([image, flag], [z], signatures=signatures, others=others)
 
 
+def moving() -> bytes:
+    """Net that repeats its picture as a second input says: what comes behind has sizes only when it runs.
+
+    Taps: relu1, relu2.
+    """
+    net = Net()
+    image, more = net.value("image", (1, 4, 6, 3)), net.tensor("more", [4], "int32")
+    x = net.conv(image, "relu1", 4, fused="RELU")
+    once = net.tensor("once", [4], "int32", np.ones(4, np.int32))
+    times = net.tensor("times", [4], "int32")
+    y = net.value("tiled", (1, 4, 6, 4))
+    net.operator("ADD", [once, more], [times], {})
+    net.operator("TILE", [x, times], [y])
+    z = net.unary("RELU", net.conv(y, "conv2", 5), "relu2")
+    return net.model([image, more], [net.mean(z, "mean")])
+
+
 def two_heads() -> bytes:
     """An early answer that needs relu1 alone, and a late one that is quantised on the way out.
 

@@ -13,7 +13,7 @@ from edge_monitor.commands.options import (
     JsonOption,
     LimitOption,
     MeanOption,
-    ModelArg,
+    OnnxModelArg,
     ScaleOption,
     StdOption,
     frame_settings,
@@ -21,7 +21,7 @@ from edge_monitor.commands.options import (
 
 
 def drill(
-    model: ModelArg,
+    model: OnnxModelArg,
     frames: Annotated[str, typer.Argument(help=f"{FRAMES_HELP}; not those that the map was calibrated on")],
     region_map: Annotated[Path, typer.Option("--map", help="the map to drill")] = Path("map.npz"),
     output: Annotated[Path | None, typer.Option("-o", "--output", help="write an HTML page too")] = None,
@@ -54,7 +54,7 @@ def drill(
     from edge_monitor.offline.observe import N_IMAGES, pick_frames
     from edge_monitor.offline.page import check_page_file, write_page
     from edge_monitor.offline.report_drill import drill_page
-    from edge_monitor.taps.onnx_graph import load_model
+    from edge_monitor.taps.model_file import load_model
 
     known = load_region_map(region_map)
     data = load_model(model)[0]

@@ -12,7 +12,7 @@ from edge_monitor.commands.options import (
     FramesArg,
     LimitOption,
     MeanOption,
-    ModelArg,
+    OnnxModelArg,
     ScaleOption,
     StdOption,
     check_output,
@@ -21,7 +21,7 @@ from edge_monitor.commands.options import (
 
 
 def impact(
-    model: ModelArg,
+    model: OnnxModelArg,
     frames: FramesArg,
     region_map: Annotated[Path, typer.Option("--map", help="the map that gets the scores")] = Path("map.npz"),
     output: Annotated[Path | None, typer.Option("-o", "--output", help="write another map instead")] = None,
@@ -53,7 +53,7 @@ def impact(
     from edge_monitor.offline.observe import pick_frames, read_labels
     from edge_monitor.offline.payoff import load_payoff
     from edge_monitor.offline.shapley import ShapleySettings
-    from edge_monitor.taps.onnx_graph import load_model
+    from edge_monitor.taps.model_file import load_model
 
     known = load_region_map(region_map)
     known.require_model(load_model(model)[0], str(model))

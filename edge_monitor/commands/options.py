@@ -14,7 +14,8 @@ from edge_monitor.errors import InputError
 if TYPE_CHECKING:
     from edge_monitor.config import FrameSettings
 
-ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file")]
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX or TensorFlow Lite model file")]
+OnnxModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file")]
 FRAMES_HELP = "clean frames: directory of images or .npy, .npy or .npz file, demo:SEED or demo-b:SEED"
 FramesArg = Annotated[str, typer.Argument(help=FRAMES_HELP)]
 ScaleOption = Annotated[float | None, typer.Option(help="model input = (pixel * scale - mean) / std (1)")]

@@ -13,7 +13,12 @@ def taps(model: ModelArg, as_json: JsonOption = False) -> None:
     import msgspec
     from rich.table import Table
 
-    from edge_monitor.taps.onnx import list_taps
+    from edge_monitor.taps.model_file import is_tflite, load_model
+
+    if is_tflite(*load_model(model)):
+        from edge_monitor.taps.tflite_taps import list_taps
+    else:
+        from edge_monitor.taps.onnx import list_taps
 
     candidates = list_taps(model)
     if as_json:

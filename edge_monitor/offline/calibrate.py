@@ -28,8 +28,8 @@ from edge_monitor.region_map import (
     EvidenceNull,
     Provenance,
     RegionMap,
-    Runtime,
 )
+from edge_monitor.taps.model_file import is_tflite
 from edge_monitor.types import CHANNELS, STATES, BoolArray, FlagStatus, FloatArray, IntArray, StatRow
 
 JUDGE_SHARE = 0.2
@@ -99,7 +99,7 @@ def calibrate(
             frame_rate_hz=rate_hz,
             frames_fit=n_fit,
             frames_held_out=n_known - n_fit,
-            workstation=Runtime.here() if known is None else known.provenance.workstation,
+            workstation=observed.device if known is None else known.provenance.workstation,
             workstation_source=""
             if known is None
             else known.provenance.workstation_source or known.provenance.source,
@@ -143,6 +143,8 @@ def calibrate(
     if dead:
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")
     remarks += [f"tract {problem}" for problem in tracts.problems if problem]
+    if known is None and is_tflite(observed.model_bytes, observed.model):
+        remarks.append("no fault head: it learns from broken models, and only ONNX models can be broken")
     return msgspec.structs.replace(
         fitted,
         evidence=evidence,

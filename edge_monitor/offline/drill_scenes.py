@@ -15,7 +15,7 @@ from edge_monitor.offline.scene import BEFORE, Scene, SceneCutter
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import RegionMap
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.taps.onnx import input_type, quiet_options
+from edge_monitor.taps.onnx import quiet_options
 from edge_monitor.types import StatRow
 
 LEAD = 300
@@ -58,12 +58,10 @@ class CleanScenes:
         )
         if not self._probe.attached:
             raise ModelError(model, f"the probe does not attach: {self._probe.detach_reason}")
-        inputs = self._probe.get_inputs()
+        inputs = self._probe.input_names
         if len(inputs) != 1:
-            names = ", ".join(argument.name for argument in inputs)
-            raise ModelError(model, f"has {len(inputs)} inputs ({names}), frames can feed one")
-        self._name = inputs[0].name
-        self._source = FrameSource(settings, input_type(inputs[0])[0][1:])
+            raise ModelError(model, f"has {len(inputs)} inputs ({', '.join(inputs)}), frames can feed one")
+        self._source = FrameSource(settings, self._probe.frame_shape)
         self._where = settings.frames
         self._length = round(RAMP_S * settings.frame_rate_hz)
         total, each = self._source.length, BEFORE + LEAD + self._length
@@ -97,7 +95,7 @@ class CleanScenes:
             cutter.add(place, frame, self._source.again)
             if place < onset:
                 self._probe.note(frame.t_capture_ns, **frame.context)
-                self._probe.run(None, {self._name: frame.array})
+                self._probe.feed(frame.array)
                 rows.append(self._placed(i, frame.t_capture_ns))
             if place == end - 1:
                 yield from cutter.scenes(rows, LEAD)

@@ -23,7 +23,8 @@ from edge_monitor.offline.payoff import DECISION_PROBABILITY, Payoff, accuracy
 from edge_monitor.offline.shapley import Shapley, ShapleySampler, ShapleySettings
 from edge_monitor.offline.surgery import CutModel
 from edge_monitor.region_map import Impact, Runtime
-from edge_monitor.taps.onnx_graph import load_model
+from edge_monitor.taps.model_file import load_model
+from edge_monitor.taps.onnx_graph import read_graph
 from edge_monitor.types import IntArray, TapSpec
 
 
@@ -78,6 +79,7 @@ def impact_scores(
     """
     settings = settings or ShapleySettings()
     data, label = load_model(model)
+    read_graph(data, label)
     _check(taps, frames)
     if labels is not None:
         if payoff is not None:

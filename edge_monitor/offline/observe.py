@@ -18,7 +18,6 @@ from edge_monitor.probe import Probe
 from edge_monitor.region_map import Golden, RegionMap, Runtime
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.sources.recording import RecordingReader
-from edge_monitor.taps.onnx import input_type, quiet_options
 from edge_monitor.types import FloatArray, IntArray, StatRow, TapSpec
 
 FIT_SHARE = 0.4
@@ -91,25 +90,24 @@ def observe(
     """
     data = _read_model(model)
     rows: list[StatRow] = []
-    probe = Probe.onnx(model, taps=tap_names, on_row=rows.append, sess_options=quiet_options())
+    probe = Probe.open(model, taps=tap_names, on_row=rows.append)
     if not probe.attached:
         raise ModelError(model, f"the probe does not attach: {probe.detach_reason}")
-    inputs = probe.get_inputs()
+    inputs, shape = probe.input_names, probe.frame_shape
     if len(inputs) != 1:
-        names = ", ".join(argument.name for argument in inputs)
-        raise ModelError(model, f"has {len(inputs)} inputs ({names}), frames can feed one")
-    name = inputs[0].name
-    frames = FrameSource(settings, input_type(inputs[0])[0][1:])
+        raise ModelError(model, f"has {len(inputs)} inputs ({', '.join(inputs)}), frames can feed one")
+    frames = FrameSource(settings, shape)
     total = frames.length
     golden_places, image_places = (_spread(n, total or 10_000) for n in (N_GOLDEN, N_IMAGES))
     images: list[tuple[NDArray[np.float32], FloatArray]] = []
     golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
-    size = int(np.prod(input_type(inputs[0])[0][1:]))
-    cutter = SceneCutter(scene_onsets(total, size), SCENE_FRAMES)
+    # The fault head learns from broken models too, and only ONNX models can be broken.
+    onsets = scene_onsets(total, int(np.prod(shape))) if probe.runtime == "onnx" else []
+    cutter = SceneCutter(onsets, SCENE_FRAMES)
     for i, frame in enumerate(frames):
         cutter.add(i, frame, frames.again)
         probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)
-        outputs = probe.run(None, {name: frame.array})
+        outputs = probe.feed(frame.array)
         if not probe.attached:
             raise ModelError(model, f"the probe detached at frame {i}: {probe.detach_reason}")
         if i in golden_places:
@@ -135,7 +133,7 @@ def observe(
         golden=Golden(
             golden_frames, answers, signals, GOLDEN_TOLERANCE * max(1.0, float(np.abs(answers).max()))
         ),
-        device=Runtime.here(),
+        device=Runtime.here(probe.runtime),
         model_bytes=data,
         images=Images(*(np.stack(column) for column in zip(*images, strict=True))),
         scenes=cutter.scenes(rows, SCENE_LEAD),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from edge_monitor.errors import MapError
 from edge_monitor.region_map import Golden
 from edge_monitor.types import FloatArray, TapSpec
-
-Feed = Mapping[str, NDArray[Any]]
 
 RELATIVE_TOLERANCE = 1e-5
 """Difference of answers that is tolerated when no map says it, relative to the largest answer above 1."""
@@ -37,52 +35,51 @@ class Certificate(msgspec.Struct, frozen=True):
     passed: bool
 
 
-def golden_feeds(
-    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], observed: str, golden: Golden | None
-) -> list[dict[str, NDArray[Any]]]:
-    """Make the feeds to check on: golden frames, or four seeded random ones; further inputs are zero.
+def golden_frames(
+    shape: tuple[int, ...], golden: Golden | None, span: tuple[float, float] = (0.0, 1.0)
+) -> NDArray[np.float32]:
+    """Frames to check on, (n, ...): the map's, or four seeded random ones.
 
     Parameters
     ----------
-    inputs : mapping
-        Name -> shape with batch axis, type of every input of the model.
-    observed : str
-        The input that the frames go to.
+    shape : tuple of int
+        Of the model's input, without the batch axis.
     golden : Golden or None
         The map's.
+    span : (float, float)
+        Least and largest value of a random frame.
 
     Raises
     ------
     MapError
         The golden frames do not have the shape of the model's input.
     """
-    shape = inputs[observed][0][1:]
     if golden is None:
         generator = np.random.default_rng(_RANDOM_SEED)
-        frames = generator.random((_RANDOM_FRAMES, *shape), dtype=np.float32)
+        low, high = (np.float32(end) for end in span)
+        frames: NDArray[np.float32] = generator.random((_RANDOM_FRAMES, *shape), dtype=np.float32)
+        frames = low + (high - low) * frames
     else:
         frames = golden.frames.astype(np.float32)
     if len(frames) == 0 or frames.shape[1:] != shape:
         raise MapError("golden.frames", f"shape is {frames.shape}, the model's input is {shape}")
-    zeros = {name: np.zeros(shape, dtype) for name, (shape, dtype) in inputs.items()}
-    return [zeros | {observed: frame[np.newaxis]} for frame in frames]
+    return frames
 
 
 def certify(
-    untapped: Callable[[Feed], Sequence[NDArray[Any]]],
-    tapped: Callable[[Feed], Sequence[NDArray[Any]]],
-    feeds: Sequence[Feed],
+    untapped: Sequence[Sequence[NDArray[Any]]],
+    tapped: Sequence[Sequence[NDArray[Any]]],
     golden: Golden | None,
 ) -> Certificate:
-    """Compare the tapped model's answers with the untapped one's on every feed."""
-    expected = np.array([_flatten(untapped(feed)) for feed in feeds])
-    difference = _difference(expected, np.array([_flatten(tapped(feed)) for feed in feeds]))
+    """Compare the tapped model's answers, frame by frame, with the untapped one's."""
+    expected = np.array([_flatten(answer) for answer in untapped])
+    difference = _difference(expected, np.array([_flatten(answer) for answer in tapped]))
     if golden is None:
         finite = np.abs(expected[np.isfinite(expected)])
         tolerance = RELATIVE_TOLERANCE * float(finite.max(initial=1.0))
     else:
         tolerance = golden.tolerance
-    return Certificate(difference, tolerance, len(feeds), passed=difference <= tolerance)
+    return Certificate(difference, tolerance, len(untapped), passed=difference <= tolerance)
 
 
 def self_test(

@@ -12,21 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import MapError, ModelError
-from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, load_model, read_graph
-from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, tap_spec
+from edge_monitor.errors import ModelError
+from edge_monitor.taps.candidates import TapCandidate
+from edge_monitor.taps.model_file import load_model
+from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
+from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
 from edge_monitor.types import TapSpec
 
 # Read once, when onnxruntime is imported: without it the runtime writes an identifier to the disk.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
-
-READ_BYTES_PER_US = 10_000
-"""Rate at which a tap is handed over and reduced; with it `TapCandidate.cost_us` is an estimate."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -48,22 +46,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     },
 }
 """NumPy type of each numeric tensor type, by ONNX Runtime's name."""
-
-
-class TapCandidate(msgspec.Struct, frozen=True):
-    """A tensor that can be tapped.
-
-    ``op`` is the operator that makes it; ``shape`` leaves out the batch axis; ``bytes`` per frame;
-    ``cost_us``: estimated cost per frame in microseconds (`READ_BYTES_PER_US`); ``default``: part of
-    the suggested set.
-    """
-
-    name: str
-    op: str
-    shape: tuple[int, ...]
-    bytes: int
-    cost_us: float
-    default: bool
 
 
 def open_session(
@@ -116,14 +98,7 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
     places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
     defaults = {readable[place] for place in places}
     return [
-        TapCandidate(
-            name=name,
-            op=found[name],
-            shape=tensor.shape[1:],
-            bytes=tensor.nbytes,
-            cost_us=tensor.nbytes / READ_BYTES_PER_US,
-            default=name in defaults,
-        )
+        TapCandidate.of(name, found[name], tensor.shape[1:], tensor.nbytes, default=name in defaults)
         for name, tensor in tensors.items()
     ]
 
@@ -211,12 +186,7 @@ class TappedSession:
             input_spec(observed, shapes[0][1:]),
             *(tap_spec(name, shape[1:]) for name, shape in zip(names, shapes[1:], strict=True)),
         )
-        self.specs = natural if specs is None else specs
-        for spec, own in zip(self.specs, natural, strict=True):
-            if (spec.name, spec.shape) != (own.name, own.shape):
-                raise MapError(
-                    f"tap {spec.name}", f"is {spec.shape} in the map, the model has {own.name} {own.shape}"
-                )
+        self.specs = match_specs(natural, specs)
         self._reducer = TapReducer(self.specs)
         self._binding = self.session.io_binding()
         for name in self._outputs:  # bound first, so that they come first in the answer

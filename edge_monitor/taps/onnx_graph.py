@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
+from edge_monitor.taps.model_file import is_tflite
 from edge_monitor.taps.protobuf import bytes_field, read_fields
 
 ACTIVATIONS = frozenset(
@@ -54,22 +54,6 @@ class Graph(NamedTuple):
     initializers: frozenset[str]
 
 
-def load_model(model: str | Path | bytes) -> tuple[bytes, str]:
-    """Bytes of a model, and the name by which messages call it.
-
-    Raises
-    ------
-    ModelError
-        The file cannot be read.
-    """
-    if isinstance(model, bytes):
-        return model, "model"
-    try:
-        return Path(model).read_bytes(), str(model)
-    except OSError as error:
-        raise ModelError(model, error.strerror or str(error)) from error
-
-
 def read_graph(data: bytes, name: str = "model") -> Graph:
     """Read the graph of a serialized ONNX model.
 
@@ -82,6 +66,8 @@ def read_graph(data: bytes, name: str = "model") -> Graph:
     outputs: list[str] = []
     initializers: list[str] = []
     external = False
+    if is_tflite(data):
+        raise ModelError(name, "is a TensorFlow Lite model; this takes the ONNX form of it")
     try:
         # A graph that was extended by appended bytes occurs several times.
         for graph in _submessages(memoryview(data), _MODEL_GRAPH):

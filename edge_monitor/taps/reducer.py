@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import InputError
+from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import picture
 from edge_monitor.kernels.fingerprint import fingerprint
 from edge_monitor.kernels.moments import N_COLUMNS, N_LANES, moments
@@ -191,6 +191,24 @@ def tap_spec(name: str, shape: tuple[int, ...], grid: tuple[int, int, int] = DEF
     if min(grid) < 1:
         raise InputError(name, f"grid {grid} must be at least 1 on every axis")
     return TapSpec(name, full, _clamp(grid, full))
+
+
+def match_specs(natural: tuple[TapSpec, ...], recorded: tuple[TapSpec, ...] | None) -> tuple[TapSpec, ...]:
+    """Specifications that a map records, else the ``natural`` ones of the model.
+
+    Raises
+    ------
+    MapError
+        A recorded tap has another name or shape than the model's.
+    """
+    if recorded is None:
+        return natural
+    for spec, own in zip(recorded, natural, strict=True):
+        if (spec.name, spec.shape) != (own.name, own.shape):
+            raise MapError(
+                f"tap {spec.name}", f"is {spec.shape} in the map, the model has {own.name} {own.shape}"
+            )
+    return recorded
 
 
 def _three_axes(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:

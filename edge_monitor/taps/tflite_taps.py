@@ -11,10 +11,13 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
-from edge_monitor.taps.tflite_file import Graph, Tensor, check_entry
+from edge_monitor.taps.candidates import TapCandidate
+from edge_monitor.taps.model_file import load_model
+from edge_monitor.taps.tflite_file import Graph, Tensor, check_entry, read_model
 
 ACTIVATIONS = frozenset(
     {
@@ -25,8 +28,9 @@ ACTIVATIONS = frozenset(
 _SOFTMAX = frozenset({"SOFTMAX", "LOG_SOFTMAX"})
 _REQUANTISE = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
-DTYPES = ("float32", "float16", "int8", "uint8")
-"""Element types that can be read."""
+SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
+"""Bytes of the element types that can be read."""
+DTYPES = tuple(SIZES)
 
 
 class Candidate(NamedTuple):
@@ -125,6 +129,29 @@ def suggest(candidates: Sequence[Candidate]) -> list[str]:
     readable = [candidate.name for candidate in candidates if candidate.readable]
     places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
     return [readable[place] for place in sorted(places)]
+
+
+def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
+    """Candidates in order of execution, as `edge_monitor.taps.onnx.list_taps` gives them.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be read, or runs other subgraphs than the first.
+    """
+    data, label = load_model(model)
+    candidates = find_candidates(read_model(data, label), label)
+    defaults = suggest(list(candidates.values()))
+    return [
+        TapCandidate.of(
+            name,
+            candidate.op,
+            candidate.shape or candidate.tensor.shape[1:],
+            math.prod(candidate.tensor.shape) * SIZES.get(candidate.tensor.dtype, 1),
+            default=name in defaults,
+        )
+        for name, candidate in candidates.items()
+    ]
 
 
 def choose(graph: Graph, names: Sequence[str]) -> list[Candidate]:

@@ -1,0 +1,204 @@
+"""What a probe does on any runtime: rows, events, checks at start, standing aside (design section 4).
+
+The model comes first: whatever fails inside a probe detaches it, is counted and reported, and the call
+returns what the model alone would have returned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.errors import InputError, ModelError
+from edge_monitor.region_map import Golden, RegionMap
+from edge_monitor.taps.certificate import Certificate, certify, self_test
+from edge_monitor.taps.output import OutputSummarizer
+from edge_monitor.taps.reducer import Reduction
+from edge_monitor.types import FloatArray, ProbeEvent, StatRow, TapSpec
+
+Note = tuple[int | None, Mapping[str, float | None]]
+Answer = list[NDArray[Any]]
+Feed = TypeVar("Feed")
+
+
+class Setup(NamedTuple):
+    """What the caller wants of a probe, see `edge_monitor.probe.Probe`."""
+
+    region_map: RegionMap | None
+    taps: Sequence[str] | None
+    on_row: Callable[[StatRow], object]
+    on_event: Callable[[ProbeEvent], object] | None
+
+    @property
+    def golden(self) -> Golden | None:
+        return None if self.region_map is None else self.region_map.golden
+
+    @property
+    def specs(self) -> tuple[TapSpec, ...] | None:
+        return None if self.region_map is None else self.region_map.taps
+
+    def choose_taps(self, data: bytes, suggest: Callable[[], list[str]]) -> list[str]:
+        """Names of the tensors to tap: the map's, the caller's, or those that ``suggest`` returns.
+
+        Raises
+        ------
+        ModelError
+            There is none.
+        InputError
+            Map and caller both name some.
+        MapError
+            The map belongs to another model.
+        """
+        if self.region_map is None:
+            names = list(self.taps) if self.taps is not None else suggest()
+            if not names:
+                raise ModelError("model", "has no post-activation tensor that can be tapped")
+            return names
+        if self.taps is not None:
+            raise InputError("taps", "come from the region map, give one of the two")
+        self.region_map.require_model(data, "this one")
+        return [tap.name for tap in self.region_map.taps[1:]]
+
+
+class Vetted(NamedTuple):
+    """What a tapped model made of the frames it was checked on."""
+
+    answers: tuple[Answer, ...]
+    signals: FloatArray
+
+
+class Observer:
+    """Base of the drop-ins; `edge_monitor.probe.Probe` makes them.
+
+    Attributes
+    ----------
+    attached : bool
+        Whether calls are observed.
+    detach_reason : str or None
+        Why not, in one line.
+    errors : int
+        Errors of the probe itself and of its callbacks.
+    unobserved : int
+        Calls that gave no row.
+    taps : tuple of TapSpec
+        The input and the tapped tensors; empty when the probe could not attach.
+    certificate : Certificate or None
+        Comparison with the untapped model at start; None when it could not be made.
+    runtime : str
+        Which runtime serves: a key of `edge_monitor.region_map.PACKAGES`.
+    input_names : tuple of str
+        The model's inputs.
+    frame_shape : tuple of int
+        Shape of the observed input as `feed` takes it, (C, H, W) or (N,).
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        input_names: tuple[str, ...],
+        frame_shape: tuple[int, ...],
+        setup: Setup,
+    ) -> None:
+        self.attached = False
+        self.detach_reason: str | None = None
+        self.errors = 0
+        self.unobserved = 0
+        self.taps: tuple[TapSpec, ...] = ()
+        self.certificate: Certificate | None = None
+        self.runtime, self.input_names, self.frame_shape = runtime, input_names, frame_shape
+        self._on_row = setup.on_row
+        self._on_event = setup.on_event
+        self._lock = threading.Lock()
+        self._count_lock = threading.Lock()
+        self._rows = 0
+        self._note: Note = (None, {})
+        self._summarizer = OutputSummarizer()
+
+    def note(self, t_capture_ns: int | None = None, **context: float | None) -> None:
+        """Say what belongs to the next frame: its capture time, and named numbers (None: not known)."""
+        self._note = (t_capture_ns, context)
+
+    def feed(self, frame: NDArray[np.float32]) -> Answer:
+        """Run one frame, of `frame_shape` behind a batch axis of 1, through a model of one input."""
+        raise NotImplementedError
+
+    def _take_note(self) -> Note:
+        note, self._note = self._note, (None, {})
+        return note
+
+    def _count_unobserved(self) -> None:
+        with self._count_lock:
+            self.unobserved += 1
+
+    def _hand_over(
+        self, reduction: Reduction, answer: NDArray[Any] | None, started_ns: int, ended_ns: int, note: Note
+    ) -> None:
+        """Make the row of a frame and hand it over; ``answer``: the model's first output."""
+        t_capture_ns, context = note
+        row = StatRow(
+            frame=self._rows + self.unobserved,
+            t_ns=ended_ns,
+            latency_ns=ended_ns - started_ns,
+            signals=reduction.signals,
+            nonfinite=reduction.nonfinite,
+            fingerprint=reduction.fingerprint,
+            t_capture_ns=t_capture_ns,
+            spatial=reduction.spatial,
+            output=None if answer is None else self._summarizer.summarize(answer),
+            context={key: float(value) for key, value in context.items() if value is not None},
+            picture=reduction.picture,
+        )
+        self._rows += 1
+        self._on_row(row)
+
+    def _vet(
+        self,
+        feeds: Sequence[Feed],
+        expected: Sequence[Answer],
+        observe: Callable[[Feed], tuple[Answer, Reduction]],
+        golden: Golden | None,
+    ) -> Vetted | None:
+        """Compare the tapped model's answers with the ``expected`` ones; None when it must not serve."""
+        answers, reductions = zip(*map(observe, feeds), strict=True)
+        self.certificate = certify(expected, answers, golden)
+        if self.certificate.passed:
+            return Vetted(answers, np.array([reduction.signals for reduction in reductions]))
+        self.detach_reason = (
+            f"answers to {len(feeds)} frames differ by {self.certificate.max_difference:.3g}, "
+            f"tolerated are {self.certificate.tolerance:.3g}"
+        )
+        self._emit("ANSWER_CHANGED", self.detach_reason)
+        return None
+
+    def _start(self, taps: tuple[TapSpec, ...], vetted: Vetted, golden: Golden | None) -> None:
+        """Observe from now on; say so when what was seen on golden frames is not what the map records."""
+        self.taps = taps
+        self.attached = True
+        if golden is not None:
+            failure = self_test(taps, vetted.signals, vetted.answers, golden)
+            if failure is not None:
+                self._emit("SELF_TEST_FAILED", failure)
+
+    def _detach(self, error: Exception) -> None:
+        """Stop observing because of an error of our own, and say so."""
+        self.attached = False
+        self.errors += 1
+        self.detach_reason = traceback.format_exception_only(error)[-1].splitlines()[0]
+        self._emit("PROBE_DETACHED", self.detach_reason)
+
+    def _emit(self, code: str, detail: str) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(ProbeEvent(time.monotonic_ns(), code, detail))
+        except Exception as error:  # noqa: BLE001  # a callback is part of the probe
+            if self.attached:
+                self._detach(error)
+            else:
+                self.errors += 1

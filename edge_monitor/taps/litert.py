@@ -1,0 +1,190 @@
+"""TensorFlow Lite models under ai-edge-litert or tflite-runtime: interpreters that hand taps over.
+
+The taps are further outputs of the model (`edge_monitor.taps.tflite_edit`), so that their memory holds
+them until the next run. It is read where it lies: asking the runtime for an array at each frame would cost
+more than reading it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.errors import InputError, ModelError
+from edge_monitor.taps.model_file import TfliteRuntime
+from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
+from edge_monitor.taps.tflite_edit import with_outputs
+from edge_monitor.taps.tflite_file import Graph
+from edge_monitor.taps.tflite_taps import choose
+from edge_monitor.taps.tflite_values import StoredTensor
+from edge_monitor.types import TapSpec
+
+MODULES = {"litert": "ai_edge_litert.interpreter", "tflite": "tflite_runtime.interpreter"}
+
+Open = Callable[[bytes], Any]
+"""Makes an ``Interpreter`` of a model; neither package has types."""
+
+
+def opener(runtime: TfliteRuntime, options: Mapping[str, object]) -> Open:
+    """Return what makes interpreters of one package with the caller's options.
+
+    Raises
+    ------
+    InputError
+        The package is not installed; when an interpreter is made: it does not work with this NumPy.
+    """
+    if runtime not in MODULES:
+        raise InputError("runtime", f"is {runtime!r}, must be one of {', '.join(MODULES)}")
+    extra = f"pip install 'edge-monitor[{runtime}]'"
+    try:
+        interpreter_class = import_module(MODULES[runtime]).Interpreter
+    except ImportError as error:
+        raise InputError(f"runtime {runtime}", f"{error}; install it: {extra}") from error
+
+    def open_interpreter(data: bytes) -> Any:  # noqa: ANN401  # see Open
+        try:
+            return interpreter_class(model_content=data, **options)
+        except SystemError as error:
+            # tflite-runtime can be imported with NumPy 2, only its interpreters cannot be made.
+            if runtime == "tflite" and int(np.__version__.split(".")[0]) >= 2:
+                raise InputError(
+                    "tflite-runtime", f"does not work with NumPy {np.__version__}: pip install 'numpy<2'"
+                ) from error
+            raise
+
+    return open_interpreter
+
+
+class TappedInterpreter:
+    """Interpreter of a model with taps, and the memory in which it leaves them.
+
+    Parameters
+    ----------
+    data : bytes
+        The model without taps.
+    graph : Graph
+        What `read_model` says of it.
+    names : sequence of str
+        Tensors to tap.
+    observed : StoredTensor
+        The input that is tap 0.
+    specs : tuple of TapSpec or None
+        Specifications of input and taps when a map gives them, else they are made here.
+    open_interpreter : callable
+        See `opener`.
+
+    Raises
+    ------
+    ModelError
+        A tap does not exist or cannot be read, or the input's shape is not fixed.
+    MapError
+        ``specs`` do not fit the model.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        graph: Graph,
+        names: Sequence[str],
+        observed: StoredTensor,
+        specs: tuple[TapSpec, ...] | None,
+        open_interpreter: Open,
+    ) -> None:
+        taps = [StoredTensor(candidate.tensor, candidate.name) for candidate in choose(graph, names)]
+        natural = [tap_spec(tap.name, tap.shape) for tap in taps]
+        self.specs = match_specs((input_spec(observed.name, observed.shape), *natural), specs)
+        self._open = open_interpreter
+        self._model = with_outputs(data, [tap.index for tap in taps], keep_signatures=True)
+        self.interpreter = open_interpreter(self._model)
+        for detail in self.interpreter.get_input_details():
+            sizes = detail["shape_signature"][1:]
+            if detail["index"] == observed.index and (sizes < 0).any():
+                raise ModelError(
+                    f"input {observed.name}", f"shape {sizes} is not fixed; export it with fixed sizes"
+                )
+        self._observed, self._taps, self._outputs = observed, taps, graph.outputs
+        self._reducer = TapReducer(self.specs)
+        self._moving = False
+        self._input: NDArray[Any] | None = None
+        self._stored: list[NDArray[Any]] | None = None
+
+    def allocate(self) -> None:
+        """Allocate for the first time, and see whether runs will move what is allocated.
+
+        Behind an operator whose sizes depend on values nothing has memory before it has run, and then even
+        the input may lie elsewhere (test_litert.py::test_memory_that_moves_when_the_model_runs).
+        """
+        self.interpreter.allocate_tensors()
+        results = (*(tap.index for tap in self._taps), *self._outputs)
+        self._moving = any(self._view(index) is None for index in results)
+
+    def release(self) -> None:
+        """Forget where the tensors lie: what comes now may move them."""
+        self._input = self._stored = None
+
+    def load(self, frame: object = None) -> bool:
+        """Take the input, before a run, from its tensor or from ``frame``; False when it is not one frame."""
+        if frame is None:
+            if self._moving or self._input is None:
+                self._find()
+            planar = self._input
+        elif isinstance(frame, np.ndarray) and self._observed.fits(frame):
+            planar = self._observed.planar(frame)
+        else:
+            planar = None
+        if planar is None:
+            return False
+        self._reducer.load_input(planar)
+        view = self._reducer.views[0]
+        self._observed.read(view, view)
+        return True
+
+    def reduce(self) -> Reduction | None:
+        """Reduce the taps of the last run; None when they are not one frame each."""
+        if self._moving or self._stored is None:
+            self._find()
+        if self._stored is None:
+            return None
+        for tap, stored, view in zip(self._taps, self._stored, self._reducer.views[1:], strict=True):
+            tap.read(stored, view)
+        return self._reducer.reduce()
+
+    def reopen(self) -> None:
+        """Begin anew, with an interpreter that has never run and no picture so far."""
+        self.release()
+        self._reducer.restart()
+        self.interpreter = None
+        self.interpreter = self._open(self._model)
+
+    def _find(self) -> None:
+        """Find out where the tensors lie; taps stay unknown where they are not one frame each."""
+        self.release()
+        frame = self._view(self._observed.index)
+        if frame is None or not self._observed.fits(frame):
+            return
+        self._input = self._observed.planar(frame)
+        views = [self._view(tap.index) for tap in self._taps]
+        stored = [
+            tap.planar(view)
+            for tap, view in zip(self._taps, views, strict=True)
+            if view is not None and tap.fits(view)
+        ]
+        self._stored = stored if len(stored) == len(self._taps) else None
+
+    def _view(self, index: int) -> NDArray[Any] | None:
+        """Array over a tensor's memory, None when it has none.
+
+        The runtime refuses to run while one of its own arrays is alive. This one does not hold the memory,
+        and must not be used after it has moved.
+        """
+        try:
+            array = np.asarray(self.interpreter.tensor(index)())  # a lone number comes as a scalar
+        except ValueError:
+            return None
+        memory = (ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data)
+        return np.ndarray(array.shape, array.dtype, memoryview(memory))

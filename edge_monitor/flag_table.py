@@ -170,7 +170,8 @@ _WARN, _STALE, _FAIL = HealthState.WARN, HealthState.STALE, HealthState.FAIL
 _ONCE = 255  # one failed test takes the counter from one end to the other
 
 LEAST_JUMP = 1.0
-"""A displacement that explains less than 63 % of the change away (1 nat) is none: noise does as much."""
+"""A jump of less than 1 nat (63 % of the change, explained by one frame's displacement alone) is none: noise
+does as much."""
 _CAMERA_MOVED = _evidence("jump", explain_jump, guess=False, least=LEAST_JUMP)
 
 # fmt: off

@@ -96,7 +96,7 @@ class VitalsTracker:
             age_ns=self._age_ns,
             backwards=backwards,
             stall=self._stall(row),
-            jump=self._jump(row, missing),
+            jump=self._jump(row, missing, self._repeated),
         )
         self._last = row
         self._last_taps = taps
@@ -121,7 +121,7 @@ class VitalsTracker:
         self._stalls.append(math.log(short / long))
         return sum(self._stalls) / STALL_FRAMES if len(self._stalls) == STALL_FRAMES else None
 
-    def _jump(self, row: StatRow, missing: int) -> float | None:
+    def _jump(self, row: StatRow, missing: int, repeated: int) -> float | None:
         """How clearly the scene has been displaced at once, and not bit by bit as driving does it.
 
         It is known one frame later: the frame after has to be steady again.
@@ -129,14 +129,14 @@ class VitalsTracker:
         displaced = math.nan if row.picture is None else float(row.picture[-1])
         if math.isnan(displaced) or missing:  # over a gap driving itself displaces the scene
             self._displaced.clear()
-            self._jumps.clear()
-            return None
-        self._displaced.append(displaced)
-        if len(self._displaced) < 3:
-            return None
-        before, at, after = self._displaced
-        self._jumps.append(max(0.0, at - STEADY * max(before, after)))
-        return max(self._jumps)
+        elif not repeated:  # a slow camera's second copies would look steady
+            self._displaced.append(displaced)
+        if len(self._displaced) == 3 and not repeated:
+            before, at, after = self._displaced
+            self._jumps.append(max(0.0, at - STEADY * max(before, after)))
+        elif self._jumps:
+            self._jumps.popleft()  # what was seen ages too while nothing is
+        return max(self._jumps) if self._jumps else None
 
     def _is_flat(self, row: StatRow) -> bool:
         """Whether no voxel of the input varies at all, as far as the row tells."""

@@ -228,10 +228,9 @@ def jump(before, now):
         a, b = before.mean(axis=axis), now.mean(axis=axis)
         n, reach = a.size, a.size // 8
         middle = range(reach, n - reach)
-        spread = {
-            d: np.var([b[i] - a[i - d] for i in middle])
-            for d in sorted(range(-reach, reach + 1), reverse=True)
-        }
+        # Where no displacement is better than none, there is none.
+        tried = (0, *range(reach, -reach - 1, -1))
+        spread = {d: np.var([b[i] - a[i - d] for i in middle]) for d in tried}
         best = min(spread, key=spread.__getitem__)
         change, left = change + spread[0], left + spread[best]
         steps.append(best / n)

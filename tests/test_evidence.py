@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from edge_monitor.errors import MapError
 from edge_monitor.evidence import MEAN_OF_8, OVEREXPOSED, OVEREXPOSED_FRAMES, SMOOTHING, EvidenceTracker
 from edge_monitor.kernels import surprise
-from edge_monitor.offline.thresholds import EVENT_FRAMES, block_peaks, event_threshold, fit_null, surprise_of
+from edge_monitor.offline.thresholds import (
+    EVENT_FRAMES,
+    block_peaks,
+    event_threshold,
+    fit_evidence,
+    fit_null,
+    surprise_of,
+)
 from edge_monitor.region_map import EvidenceNull
 from edge_monitor.types import CHANNELS, Scores
 
@@ -251,3 +258,16 @@ def test_what_is_alike_for_a_minute_is_one_peak():
 def test_threshold_needs_data():
     assert np.isnan(event_threshold(np.full(500, np.nan), 30.0, 1.0))
     assert event_threshold(np.full(500, 2.0), 30.0, 1.0) > 2.0
+
+
+def test_a_camera_that_never_moved_in_calibration_is_watched_all_the_same():
+    """Its jump is 0 in every clean frame; other channels that never varied are off."""
+    scores = np.zeros((9000, N))
+    null = fit_evidence(scores, np.zeros(9000, bool), 30.0, 1.0)
+    jump = CHANNELS.index("jump")
+    assert np.isnan(np.delete(null.threshold, jump, axis=0)).all()
+    tracker = EvidenceTracker(null)
+    calm = tracker.update(Scores(**dict.fromkeys(CHANNELS, 0.0)), None)
+    assert calm.ratio[jump] == 0.0
+    knocked = tracker.update(Scores(**dict.fromkeys(CHANNELS, 0.0) | {"jump": 2.0}), None)
+    assert 1.0 < knocked.ratio[jump] < 10.0

@@ -216,3 +216,15 @@ def test_a_bad_pixel_is_unknown_in_its_region_and_comes_back(value):
         assert np.isfinite(statistics[-3]) == np.isfinite(statistics[-1]) == (i not in {20, 21})
         if i > 36:
             assert_array_equal(statistics, expected)
+
+
+def test_where_no_displacement_is_better_there_is_none():
+    """Along a profile without any structure all are equally good; the other axis alone counts."""
+    stripes = np.tile(np.sin(np.arange(24.0) * 0.9)[:, None], (1, 20))
+    moved = np.tile(np.sin((np.arange(24.0) - 1) * 0.9)[:, None], (1, 20))
+    by_one = after([np.broadcast_to(stripes, SIZE), np.broadcast_to(moved, SIZE)])[-1]
+    assert by_one == pytest.approx(np.log(1000.0), rel=0.05)  # 1 of 24 rows has full size just so
+    wide = [np.repeat(np.repeat(x, 2, axis=0), 2, axis=1) for x in (stripes, moved)]
+    shape = (3, 48, 40)
+    one_of_48 = after([np.broadcast_to(np.roll(wide[0], k, axis=0), shape) for k in (0, 1)])[-1]
+    assert one_of_48 < 0.6 * by_one

@@ -29,7 +29,7 @@ LAG = 16
 """Frames over which the thumbnail's motion is compared with that over one."""
 N_WHOLE = 3
 """Statistics of the whole picture, behind those of the regions: the motion over 1 and over `LAG` frames, and
-how far it has jumped."""
+how well a displacement explains the change."""
 REACH, FULL_JUMP = 8, 24
 """Jumps are looked for up to 1 / `REACH` of the picture's size; from 1 / `FULL_JUMP` on their size no longer
 counts."""
@@ -186,10 +186,11 @@ def match(now: FloatArray, before: FloatArray, work: FloatArray) -> tuple[float,
             sums[k] += difference
             squares[k] += difference * difference
     count = n - 2 * reach
-    best = reach
     for k in range(sums.size):
         spread = squares[k] / count - (sums[k] / count) * (sums[k] / count)
         squares[k] = 0.0 if spread < 0.0 else spread  # noqa: FURB136 - NaN stays
+    best = reach  # where no displacement is better than none, there is none
+    for k in range(sums.size):
         if squares[k] < squares[best]:
             best = k
     return squares[reach], squares[best], abs(best - reach) / n

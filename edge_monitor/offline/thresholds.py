@@ -30,6 +30,9 @@ EVENT_FRAMES = 90
 EPISODE_FRAMES = 1800
 """Clean frames are alike for so long (a minute at 30 frames/s: a street, a light, a queue) that their peaks
 are not independent of one another."""
+SPREAD_OF_CONSTANT = {"jump": 0.2}
+"""Scale of a channel that calibration may well never see move: the scene of a fixed camera jumps only when
+the camera is knocked. Other channels that never varied are off."""
 SCALES = np.geomspace(0.5, 2.0, 201)
 _ROWS = {row.channel: row for row in FLAGS if row.channel is not None}
 STEPS = np.array([(_ROWS[channel].up, _ROWS[channel].down) for channel in CHANNELS], np.int64)
@@ -56,7 +59,10 @@ def fit_evidence(
         Smoothed scores of clean rows, NaN where there is none.
     overexposed : (n,) bool
     """
-    fitted = [fit_null(column, TAIL) for column in scores.T]
+    fitted = [
+        fit_null(column, TAIL, SPREAD_OF_CONSTANT.get(channel, np.nan))
+        for channel, column in zip(CHANNELS, scores.T, strict=True)
+    ]
     quantiles = np.stack([q for q, _ in fitted])
     excess = np.array([e for _, e in fitted])
     surprise = np.column_stack(
@@ -87,7 +93,9 @@ def fit_thresholds(
     threshold = np.empty((surprise.shape[1], 2))
     for c, share in enumerate(budget_shares()):
         ordinary = np.where(overexposed, np.nan, lasting[:, c])
-        threshold[c, 0] = event_threshold(ordinary, rate_hz, share * alarms_per_hour)
+        # What clean frames do not show at all (`SPREAD_OF_CONSTANT`) has to be rarer than what they do.
+        least = -np.inf if np.nan_to_num(ordinary).any() else -np.log(TAIL[-1])
+        threshold[c, 0] = max(event_threshold(ordinary, rate_hz, share * alarms_per_hour), least)
         bright = lasting[overexposed & np.isfinite(lasting[:, c]), c]
         most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
         threshold[c, 1] = max(threshold[c, 0], most)
@@ -132,7 +140,9 @@ def poisson_interval(events: int, hours: float) -> tuple[float, float]:
     return float(low) / hours, float(chi2.ppf(0.975, 2 * events + 2) / 2) / hours
 
 
-def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:
+def fit_null(
+    scores: FloatArray, tail: FloatArray, spread_of_constant: float = np.nan
+) -> tuple[FloatArray, float]:
     """Null distribution of one channel from clean smoothed scores.
 
     Parameters
@@ -141,17 +151,22 @@ def fit_null(scores: FloatArray, tail: FloatArray) -> tuple[FloatArray, float]:
         Clean scores, NaN left out.
     tail : (n_points,) float64
         Falling tail probabilities.
+    spread_of_constant : float
+        Scale of the tail when the channel never varied.
 
     Returns
     -------
     quantiles : (n_points,) float64
     excess : float
         Median excess over the last quantile, divided by ln 2: the scale of an exponential tail.
-        NaN, with NaN quantiles, when the channel never varied.
+        NaN, with NaN quantiles, when the channel never varied and has no ``spread_of_constant``.
     """
     finite = scores[np.isfinite(scores)]
-    if finite.size < 2 or finite.min() == finite.max():
+    if finite.size < 2:
         return np.full(tail.shape, np.nan), float("nan")
+    if finite.min() == finite.max():
+        known = np.nan if np.isnan(spread_of_constant) else finite[0]
+        return np.full(tail.shape, known), spread_of_constant
     quantiles = np.quantile(finite, 1.0 - tail)
     beyond = finite[finite > quantiles[-1]] - quantiles[-1]
     excess = float(np.median(beyond)) / float(np.log(2.0)) if beyond.size else 0.0

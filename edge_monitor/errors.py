@@ -38,3 +38,9 @@ class ConfigError(InputError):
 
 class RecordingError(InputError):
     """A recording that cannot be read or replayed."""
+
+
+def first_line(error: Exception) -> str:
+    """First line of another library's message, or the error's type where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import EdgeMonitorError, ModelError
+from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
 from edge_monitor.observer import Answer, Note, Observer, Setup
 from edge_monitor.taps.certificate import golden_frames
 from edge_monitor.taps.litert import Open, TappedInterpreter, opener
@@ -58,7 +58,7 @@ class InterpreterProbe(Observer):
         except (TypeError, EdgeMonitorError):  # the caller's options; what is not installed
             raise
         except Exception as error:  # the runtimes' errors have no base of their own
-            raise ModelError(label, f"cannot be run ({str(error).splitlines()[0]})") from error
+            raise ModelError(label, f"cannot be run ({first_line(error)})") from error
         try:
             self._attach(data, names, setup, open_interpreter)
         except EdgeMonitorError:
@@ -66,6 +66,7 @@ class InterpreterProbe(Observer):
         except Exception as error:  # noqa: BLE001  # the model serves untapped, whatever failed
             self._detach(error)
         if self._tapped is None:
+            self._interpreter = None  # the one that failed; see _attach: one is alive at a time
             self._interpreter = open_interpreter(data)  # golden frames are no past of the first real one
 
     def invoke(self) -> None:
@@ -73,6 +74,8 @@ class InterpreterProbe(Observer):
         self._watch(self._interpreter.invoke)
 
     def feed(self, frame: NDArray[np.float32]) -> Answer:
+        if len(self.input_names) != 1:
+            raise ModelError("model", f"needs {', '.join(self.input_names)}; only one input can be fed")
         interpreter = self._interpreter
         interpreter.set_tensor(self._observed.index, self._observed.encode(frame[0]))
         self.invoke()
@@ -102,6 +105,10 @@ class InterpreterProbe(Observer):
         return SignatureRunner(runner, partial(self._call, runner, takes))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as the interpreter's own
+        if (
+            name.startswith("__") or name == "_interpreter"
+        ):  # not there yet: copy.copy asks before anything is
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._interpreter, name)
 
     def _attach(self, data: bytes, names: Sequence[str], setup: Setup, open_interpreter: Open) -> None:
@@ -207,4 +214,6 @@ class SignatureRunner:
         return self._call(**inputs)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as the runner's own
+        if name.startswith("__") or name == "_runner":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._runner, name)

@@ -135,26 +135,15 @@ class Probe:
     ) -> Observer:
         """Observe a model of our own on the CPU, on the runtime for its file, ready for `Observer.feed`."""
         data, label = load_model(model)
+        setup = Setup(region_map, taps, on_row, on_event)
         if is_tflite(data, label):
-            probe = Probe.litert(
-                model,
-                installed_runtime(),
-                region_map=region_map,
-                taps=taps,
-                on_row=on_row,
-                on_event=on_event,
-                num_threads=threads,
-            )
+            from edge_monitor.interpreter_probe import InterpreterProbe
+
+            probe = InterpreterProbe(data, label, installed_runtime(), {"num_threads": threads}, setup)
             probe.allocate_tensors()
             return probe
+        from edge_monitor.session_probe import SessionProbe
         from edge_monitor.taps.onnx import quiet_options
 
-        return Probe.onnx(
-            model,
-            region_map=region_map,
-            taps=taps,
-            on_row=on_row,
-            on_event=on_event,
-            sess_options=quiet_options(threads),
-            providers=["CPUExecutionProvider"],
-        )
+        options = {"sess_options": quiet_options(threads), "providers": ["CPUExecutionProvider"]}
+        return SessionProbe.build(data, label, options, setup)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import EdgeMonitorError, ModelError
+from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
 from edge_monitor.observer import Note, Observer, Setup
 from edge_monitor.taps.certificate import golden_frames
 from edge_monitor.taps.onnx import (
@@ -75,7 +75,7 @@ class SessionProbe(Observer):
         except TypeError:  # the caller's session options
             raise
         except Exception as error:  # ONNX Runtime's errors have no base of their own
-            raise ModelError(label, f"cannot be run ({str(error).splitlines()[0]})") from error
+            raise ModelError(label, f"cannot be run ({first_line(error)})") from error
         return cls(session, data, session_options, setup, owned=True)
 
     @classmethod
@@ -140,6 +140,8 @@ class SessionProbe(Observer):
         return list(self._session.get_outputs()[: len(self._outputs)])
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as the session's own
+        if name.startswith("__") or name == "_session":  # not there yet: copy.copy asks before anything is
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._session, name)
 
     def feed(self, frame: NDArray[np.float32]) -> list[NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import struct
 import sys
 
 import numpy as np
@@ -535,3 +536,53 @@ def root_cause(residual, taps, smooth, limit, strong):
         under |= reached
     root = max((place for place in excess if place[0] == top), key=excess.get)
     return set(excess), under, root
+
+
+# kernels/memory.py, strips.py, tap_moments.py
+
+
+def half(bits):
+    """Number of a float16's bits."""
+    return struct.unpack("<e", struct.pack("<H", bits))[0]
+
+
+def in_memory(tensor, block, filling):
+    """(C, H, W) as [ceil(C / block), H, W, block], element by element; what fills up is ``filling``."""
+    channels, height, width = tensor.shape
+    memory = np.full(-(-channels // block) * height * width * block, filling, tensor.dtype)
+    for c, h, w in itertools.product(*map(range, tensor.shape)):
+        memory[((c // block * height + h) * width + w) * block + c % block] = tensor[c, h, w]
+    return memory
+
+
+def tap_moments(taps):
+    """`moments` of stored tensors: (tensor (C, H, W), grid, scale, zero point) each."""
+    return moments([(scale * (q.astype(np.float64) - zero), grid) for q, grid, scale, zero in taps])
+
+
+def walk(program, n_strips):
+    """Elements that a program reads, in its order: index, channel, voxels of each."""
+    numbers = iter(program)
+    for _ in range(n_strips):
+        strip = list(itertools.islice(numbers, 11))
+        (
+            start,
+            n_outer,
+            outer_stride,
+            n_inner,
+            inner_stride,
+            filled,
+            tail,
+            period,
+            channel,
+            by_lane,
+            n_folds,
+        ) = strip
+        folds = [list(itertools.islice(numbers, 3)) for _ in range(n_folds)]
+        for outer in range(n_outer):
+            for inner, lanes in enumerate([filled] * n_inner + [tail]):
+                for lane in range(lanes):
+                    place = lane % period
+                    index = start + outer * outer_stride + inner * inner_stride + lane
+                    voxels = [voxel for voxel, first, stop in folds if first <= place < stop]
+                    yield index, channel + (place if by_lane else outer), voxels

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import re
 import subprocess
 import sys
 import threading
+import weakref
+from pathlib import Path
 
 import models
 import msgspec
@@ -38,7 +41,7 @@ from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import Golden, Runtime
 from edge_monitor.service import Watch, open_probe
-from edge_monitor.taps.litert import TappedInterpreter
+from edge_monitor.taps.litert import TappedInterpreter, opener
 from edge_monitor.taps.reducer import input_spec, tap_spec
 from edge_monitor.taps.tflite_file import read_model
 
@@ -333,6 +336,30 @@ def test_failure_while_attaching_leaves_the_model_serving(runtime, recorder, mon
 
 
 @each_runtime
+@pytest.mark.parametrize("broken", ["allocate", "reduce", "reopen"])
+def test_one_interpreter_is_alive_at_a_time(broken, runtime, recorder, monkeypatch):
+    """Even where vetting fails: a delegate may serve no two."""
+    alive, others = weakref.WeakSet(), []
+
+    def counting(*args):
+        make = opener(*args)
+
+        def open_interpreter(data):
+            others.append(len(alive))
+            interpreter = make(data)
+            alive.add(interpreter)
+            return interpreter
+
+        return open_interpreter
+
+    monkeypatch.setattr("edge_monitor.interpreter_probe.opener", counting)
+    monkeypatch.setattr(TappedInterpreter, broken, fail)
+    probe = ready(recorder, runtime)
+    assert (probe.attached, recorder.codes) == (False, ["PROBE_DETACHED"])
+    assert others == [0, 0, 0]
+
+
+@each_runtime
 def test_taps_that_change_the_answer_refuse_to_attach(runtime, recorder, monkeypatch):
     """A tapped model with other weights answers otherwise; the untapped one serves."""
     other = tflite_models.residual_cnn(seed=1)
@@ -510,6 +537,53 @@ def test_what_cannot_be_observed_is_refused_at_the_start(runtime, recorder, tmp_
         probe_of(recorder, runtime, num_threads=0)
     with pytest.raises(ModelError, match="is a TensorFlow Lite model"):
         Probe.onnx(model_of("float"), on_row=recorder.rows.append)
+
+
+@each_runtime
+def test_failure_without_a_message_is_told_by_its_type(runtime, recorder, monkeypatch):
+    def refuse(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr("edge_monitor.interpreter_probe.opener", lambda *_: refuse)
+    with pytest.raises(ModelError, match=r"model: cannot be run \(MemoryError\)"):
+        probe_of(recorder, runtime)
+
+
+@each_runtime
+def test_probe_and_runner_can_be_copied(runtime, recorder):
+    probe = ready(recorder, runtime, model_of("signature"))
+    assert copy.copy(probe)._interpreter is probe._interpreter
+    runner = probe.get_signature_runner("serving_default")
+    assert copy.copy(runner)._runner is runner._runner
+
+
+@each_runtime
+def test_only_a_model_of_one_input_can_be_fed(runtime, recorder):
+    net = tflite_models.Net()
+    image, vector = net.value("image", (1, 4, 4, 3)), net.value("vector", (1, 4))
+    outputs = [
+        net.mean(net.conv(image, "relu1", 4, fused="RELU"), "mean"),
+        net.unary("RELU", vector, "relu2"),
+    ]
+    probe = ready(recorder, runtime, net.model([image, vector], outputs), taps=["relu1"])
+    with pytest.raises(ModelError, match="model: needs image, vector; only one input can be fed"):
+        probe.feed(np.zeros((1, 3, 4, 4), np.float32))
+    assert recorder.rows == []
+
+
+@pytest.mark.parametrize("name", ["net.tflite", "net.onnx"])
+def test_model_of_our_own_is_read_once_and_named(name, recorder, tmp_path, monkeypatch):
+    path, reads = tmp_path / name, []
+    path.write_bytes(model_of("float") if name.endswith("tflite") else models.cnn())
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (reads.append(self), read(self))[1])
+    probe = Probe.open(path, on_row=recorder.rows.append)
+    assert reads == [path]
+    probe.feed(np.zeros((1, *probe.frame_shape), np.float32))
+    assert len(recorder.rows) == 1
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=re.escape(str(path))):
+        Probe.open(path, on_row=recorder.rows.append)
 
 
 @pytest.mark.parametrize(("runtime", "module"), [("litert", "ai_edge_litert"), ("tflite", "tflite_runtime")])

@@ -264,6 +264,10 @@ def test_what_cannot_be_stored_is_clipped():
     frame = np.array([-1.0, 1e9, np.nan, 0.3], np.float32)
     assert layout.encode(frame).tolist() == [[-128, 127, -128, -127]]
     assert layout.span() == (0.0, 127.5)
+    infinite = np.array([np.inf, -np.inf, 3e38, -3e38], np.float32)  # in steps of 0.5 all overflow
+    assert layout.encode(infinite).tolist() == [[127, -128, 127, -128]]
+    by_channel = StoredTensor(tensor_of("int8", (1, 2), (0.5, 0.125), (0, 0), 1), "t")
+    assert by_channel.encode(np.array([np.inf, -np.inf], np.float32)).tolist() == [[127, -128]]
     assert StoredTensor(tensor_of("uint8", (1, 4)), "t").span() == (0.0, 255.0)
     assert StoredTensor(tensor_of("float32", (1, 4)), "t").span() == (0.0, 1.0)
 
@@ -275,8 +279,24 @@ def test_integers_of_a_softmax_become_probabilities():
     assert probabilities[0, 2] == pytest.approx(190 / 254)
     logits = read_answer(tensor_of("int8", (1, 3), (0.5,), (0,)), np.array([[2, 4, 6]], np.int8))
     assert logits.tolist() == [[1.0, 2.0, 3.0]]
+    unsigned = read_answer(tensor_of("uint8", (1, 3), (1 / 256,), (0,)), np.array([[0, 64, 190]], np.uint8))
+    assert_array_equal(unsigned, probabilities)
     floats = np.array([[0.2, 0.7]], np.float32)
     assert read_answer(tensor_of("float32", (1, 2)), floats) is floats
+
+
+def test_only_integers_of_a_softmax_are_scaled():
+    logits = np.array([[10, *[-2] * 5, *[-1] * 4]], np.int8)  # sum to -0.8
+    found = read_answer(tensor_of("int8", (1, 10), (0.2,), (0,)), logits)
+    assert_array_equal(found, np.float32(0.2) * logits.astype(np.float32))
+    near_one = np.array([[3, 1, 0]], np.int8)  # sum to 1 by chance
+    found = read_answer(tensor_of("int8", (1, 3), (0.26,), (0,)), near_one)
+    assert_array_equal(found, np.float32(0.26) * near_one.astype(np.float32))
+    sigmoids = read_answer(tensor_of("int8", (1, 2), (1 / 256,), (-128,)), np.array([[72, 52]], np.int8))
+    assert sigmoids.tolist() == [[200 / 256, 180 / 256]]
+    for dtype, zero in (("int8", -128), ("uint8", 0)):  # 1000 equal classes are 0.256 steps each
+        flat = read_answer(tensor_of(dtype, (1, 1000), (1 / 256,), (zero,)), np.full((1, 1000), zero, dtype))
+        assert_array_equal(flat, np.zeros((1, 1000)))
 
 
 def test_observed_input_is_the_first_picture_else_the_first_vector():

@@ -129,6 +129,13 @@ def test_a_function_of_a_file(tmp_path):
     assert load_payoff(f"{file}:half").digest != payoff.digest
 
 
+def test_a_function_that_fails_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text("def broken(ablated, unablated):\n    return 1 / 0\n")
+    payoff = load_payoff(f"{tmp_path}/mine.py:broken")
+    with pytest.raises(InputError, match=r"mine\.py:broken: fails \(ZeroDivisionError: division by zero\)"):
+        payoff.score([np.ones((3, 2))], [])
+
+
 def test_what_cannot_be_loaded_is_named(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("number = 3\n")

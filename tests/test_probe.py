@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
@@ -423,6 +424,23 @@ def test_failure_while_attaching_leaves_the_model_serving(make, recorder, monkey
     (answer,) = probe.run(None, {"input": frames(1)[0]})
     np.testing.assert_array_equal(answer, session_of(models.cnn()).run(None, {"input": frames(1)[0]})[0])
     assert [output.name for output in probe.get_outputs()] == ["probabilities"]
+
+
+def refuse(*_args, **_options):
+    raise MemoryError
+
+
+def test_failure_without_a_message_is_told_by_its_type(recorder, monkeypatch):
+    monkeypatch.setattr("edge_monitor.session_probe.open_session", refuse)
+    with pytest.raises(ModelError, match=r"model: cannot be run \(MemoryError\)"):
+        probe_of(recorder)
+
+
+@both_ways
+def test_probe_can_be_copied(make, recorder):
+    probe = make(recorder)
+    assert copy.copy(probe)._session is probe._session
+    assert probe._sess is probe._session._sess  # the runtime's own classes ask for it
 
 
 def test_threads_neither_wait_nor_mix(recorder):

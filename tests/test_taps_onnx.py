@@ -179,6 +179,15 @@ def test_model_that_the_runtime_refuses_is_reported_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_failure_without_a_message_is_told_by_its_type(monkeypatch):
+    def refuse(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr("edge_monitor.taps.onnx.open_session", refuse)
+    with pytest.raises(ModelError, match=r"model: cannot be run \(MemoryError\)"):
+        list_taps(models.cnn())
+
+
 def test_weights_in_other_files_are_refused():
     model = onnx.load_from_string(models.dense())
     tensor = model.graph.initializer[0]

@@ -17,7 +17,8 @@ err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    """One bar per phase on standard error."""
+    """One bar per phase on standard error; Ctrl-C says that nothing was written."""
+    import typer
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -29,4 +30,8 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done, total=total)
 
-        yield update
+        try:
+            yield update
+        except KeyboardInterrupt:
+            err.print("stopped; nothing was written")
+            raise typer.Exit(130) from None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import InputError, ModelError
+from edge_monitor.errors import InputError, ModelError, first_line
 from edge_monitor.offline.payoff import Outputs, Payoff
 from edge_monitor.offline.surgery import CHUNK, CutModel
 from edge_monitor.taps.onnx import find_observed_input, open_session, quiet_options
@@ -118,7 +118,7 @@ def whole_answers(data: bytes, label: str, frames: NDArray[np.float32]) -> list[
     except ModelError as error:
         raise ModelError(label, str(error)) from error
     except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(label, f"cannot be run ({str(error).splitlines()[0]})") from error
+        raise ModelError(label, f"cannot be run ({first_line(error)})") from error
     for output, answer in zip(session.get_outputs(), answers[0], strict=True):
         if answer.ndim == 0 or len(answer) != 1:
             raise ModelError(f"output {output.name}", f"is {answer.shape} for one frame, has no batch axis")

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from edge_monitor.errors import ModelError
+from edge_monitor.errors import ModelError, first_line
 from edge_monitor.taps.onnx import quiet_options
 
 _SIZES = frozenset({"Shape", "Size"})
@@ -104,4 +104,4 @@ def open_model(data: bytes) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(data, quiet_options())
     except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise ModelError("model", f"cannot be run ({str(error).splitlines()[0]})") from error
+        raise ModelError("model", f"cannot be run ({first_line(error)})") from error

@@ -103,7 +103,7 @@ def load_payoff(place: str) -> Payoff:
     Raises
     ------
     InputError
-        No such file or function, or the file cannot be run.
+        No such file or function, or the file cannot be run. When the payoff is used: it fails.
     """
     file, _, function = place.rpartition(":")
     path = Path(file)
@@ -122,7 +122,14 @@ def load_payoff(place: str) -> Payoff:
     score = getattr(module, function, None)
     if not callable(score):
         raise InputError(place, f"{file} has no function {function!r}")
-    return Payoff(f"{path.name}:{function}", score, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def told(ablated: Outputs, unablated: Outputs) -> FloatArray:
+        try:
+            return score(ablated, unablated)  # type: ignore[no-any-return]  # what it gives is looked at later
+        except Exception as error:  # whatever a user's function may raise
+            raise InputError(place, f"fails ({type(error).__name__}: {error})") from error
+
+    return Payoff(f"{path.name}:{function}", told, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _scores(outputs: Outputs) -> NDArray[Any]:

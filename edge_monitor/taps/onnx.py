@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import ModelError
+from edge_monitor.errors import ModelError, first_line
 from edge_monitor.taps.candidates import TapCandidate
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
@@ -93,7 +93,7 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
     except ModelError as error:
         raise ModelError(label, str(error)) from error
     except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(label, f"cannot be run ({str(error).splitlines()[0]})") from error
+        raise ModelError(label, f"cannot be run ({first_line(error)})") from error
     readable = [name for name, tensor in tensors.items() if _is_readable(tensor)]
     places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
     defaults = {readable[place] for place in places}

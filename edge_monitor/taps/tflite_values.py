@@ -15,6 +15,9 @@ from edge_monitor.errors import ModelError
 from edge_monitor.taps.tflite_file import Graph, Tensor
 from edge_monitor.taps.tflite_taps import DTYPES, Candidate
 
+SOFTMAX = {"int8": (1 / 256, -128), "uint8": (1 / 256, 0)}
+"""Scale and zero point of a quantised softmax (TensorFlow Lite 8-bit quantization specification)."""
+
 
 class StoredTensor:
     """One tensor of a single frame.
@@ -60,12 +63,17 @@ class StoredTensor:
             np.copyto(out, planar)
 
     def encode(self, frame: NDArray[np.float32]) -> NDArray[Any]:
-        """Numbers to store for a frame of `shape`, with a batch axis; integers are rounded and clipped."""
+        """Numbers to store for a frame of `shape`, with a batch axis; integers are rounded and clipped.
+
+        Integers cannot hold what is not finite: Inf becomes an end of `span`, and NaN becomes 0, so that a
+        quantised model and its probe see an ordinary number.
+        """
         if not self._integer:
             planar = frame
         else:
             axes = (-1, *(1,) * (frame.ndim - 1))
-            steps = np.nan_to_num(frame) / self._scale.reshape(axes) + self._zero.reshape(axes)
+            finite = np.clip(np.nan_to_num(frame), *self.span())  # far values would overflow in steps
+            steps = finite / self._scale.reshape(axes) + self._zero.reshape(axes)
             limits = np.iinfo(self.dtype)
             planar = np.clip(np.rint(steps), limits.min, limits.max)
         stored = planar.transpose(1, 2, 0) if planar.ndim == 3 else planar
@@ -103,11 +111,14 @@ def find_observed_input(graph: Graph, name: str) -> StoredTensor:
 def read_answer(tensor: Tensor, stored: NDArray[Any]) -> NDArray[Any]:
     """Values of an output of any shape.
 
-    The integers of a softmax sum to 1 within a step each; they are scaled to sum to it.
+    The integers of a softmax, whose scale and zero point the runtime fixes (`SOFTMAX`), sum to 1 within a
+    step each; they are scaled to sum to it, unless all of them are 0.
     """
     if tensor.dtype not in ("int8", "uint8") or len(tensor.scales) != 1:
         return stored
     scale = np.float32(tensor.scales[0])
     values: NDArray[Any] = scale * (stored - np.float32(tensor.zero_points[0]))
+    if (tensor.scales[0], tensor.zero_points[0]) != SOFTMAX[tensor.dtype]:
+        return values
     total = values.sum()
-    return values / total if abs(total - 1) <= scale * values.size else values
+    return values / total if total > 0 and abs(total - 1) <= scale * values.size else values

@@ -156,7 +156,7 @@ def told_by_flags(ratio):
     tracker, before, found = FlagTracker(), set(), []
     for i, x in enumerate(ratio):
         largest = np.nanmax(x) if np.isfinite(x).any() else np.nan
-        evidence = Evidence(x, x, x, overexposed=False, largest=float(largest))
+        evidence = Evidence(10.0 * x, x, x, overexposed=False, largest=float(largest))
         tracker.update(i, i * 33_333_333, Findings(limits, (), vitals, evidence=evidence))
         now = {flag.code for flag in tracker.states if flag.status is FlagStatus.CONFIRMED}
         found.append(bool(now - before))

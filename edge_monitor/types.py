@@ -26,7 +26,7 @@ STATES = ("deep processing", "memory", "idle", "active", "high-level")
 PICTURE = ("across", "down", "laplacian", "change_1", "change_2", "same", "flat")
 """Statistics of each region of a picture, see `kernels.picture`."""
 
-WHOLE_PICTURE = ("motion_1", "motion_16", "jump")
+WHOLE_PICTURE = ("dead_rows", "motion_1", "motion_16", "jump")
 """Statistics of the whole picture, behind those of the regions."""
 
 CHANNEL_GROUPS = 32
@@ -143,8 +143,9 @@ class StatRow(msgspec.Struct, frozen=True, eq=False):
     the frame. ``signals`` (n_taps,) float64: mean |a| over finite elements (D1); ``nonfinite``
     (n_taps,) int64. ``fingerprint``: 64-bit hash of the sampled input. ``context``: named numbers
     from the vehicle (speed_mps, exposure, ...). ``picture`` (n_picture,) float64: statistics of
-    the input's regions, then how much its thumbnail moved over 1 and over 16 frames, and how well a
-    displacement of the whole explains the change from the last frame; NaN while there are not so many frames.
+    the input's regions, then how many of its rows carry nothing, how much its thumbnail moved over 1 and
+    over 16 frames, and how well a displacement of the whole explains the change from the last frame; NaN
+    while there are not so many frames.
     """
 
     frame: int
@@ -262,7 +263,8 @@ class Vitals(msgspec.Struct, frozen=True):
     frame was taken before its predecessor. ``stall``: how little the scene has moved although the vehicle
     drives, in nats; None while it does not, or that is not known. ``jump``: how well the whole picture's
     displacement from one frame to the next explains its change, in nats, the most in the last frames; None
-    while not known.
+    while not known. ``dead_rows``: rows of the picture that carry nothing, flat or copies of the row above to
+    the bit though not saturated; None when there is no picture.
     """
 
     missing: int
@@ -278,6 +280,7 @@ class Vitals(msgspec.Struct, frozen=True):
     backwards: bool = False
     stall: float | None = None
     jump: float | None = None
+    dead_rows: int | None = None
 
 
 class Consistency(msgspec.Struct, frozen=True):

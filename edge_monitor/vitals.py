@@ -97,6 +97,7 @@ class VitalsTracker:
             backwards=backwards,
             stall=self._stall(row),
             jump=self._jump(row, missing, self._repeated),
+            dead_rows=_dead_rows(row),
         )
         self._last = row
         self._last_taps = taps
@@ -152,6 +153,11 @@ class VitalsTracker:
             return None
         last = self._last_vitals
         return msgspec.structs.replace(last, missing=0, silence_ns=max(0, t_ns - self._last.t_ns))
+
+
+def _dead_rows(row: StatRow) -> int | None:
+    dead = math.nan if row.picture is None else float(row.picture[-4])
+    return None if math.isnan(dead) else int(dead)
 
 
 def _elapsed_ns(last: StatRow, row: StatRow) -> int:

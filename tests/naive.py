@@ -187,7 +187,7 @@ def surprise(x, tail, quantiles, excess):
 
 
 def picture(frames, rows, columns):
-    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, thumbnail's motion, jump."""
+    """Statistics of the last of ``frames`` (n, C, H, W): seven a region, dead rows, thumbnail, jump."""
     light = np.asarray(frames, np.float64).mean(axis=1)
     height, width = light.shape[1:]
     now = light[-1]
@@ -218,7 +218,18 @@ def picture(frames, rows, columns):
     motion = [
         np.mean(np.abs(thumbs[-1] - thumbs[-1 - lag])) if len(thumbs) > lag else np.nan for lag in (1, 16)
     ]
-    return np.array([*statistics, *motion, jump(*light[-2:]) if len(light) > 1 else np.nan])
+    return np.array(
+        [*statistics, dead_rows(single[-1]), *motion, jump(*light[-2:]) if len(light) > 1 else np.nan]
+    )
+
+
+def dead_rows(light):
+    """Rows all of whose points are alike, or those of the row above, and not all the brightest there are."""
+    height = len(light)
+    nothing = [
+        len(set(light[i])) == 1 or (i > 0 and list(light[i]) == list(light[i - 1])) for i in range(height)
+    ]
+    return sum(dead and set(light[i]) != {light.max()} for i, dead in enumerate(nothing))
 
 
 def jump(before, now):

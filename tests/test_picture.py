@@ -42,7 +42,7 @@ def after(frames, **options):
 
 def regions(statistics, name):
     """One statistic of every region."""
-    return statistics[:-3].reshape(-1, N)[:, PICTURE.index(name)]
+    return statistics[:-4].reshape(-1, N)[:, PICTURE.index(name)]
 
 
 def test_order_of_the_statistics():
@@ -158,6 +158,41 @@ def test_a_fault_in_one_corner_is_seen_in_its_region():
     assert_array_equal(regions(after(frames), "change_1") > 0, [False, False, False, True])
 
 
+# Rows that carry nothing.
+
+
+def dead(picture):
+    return after([np.broadcast_to(picture, SIZE)])[-4]
+
+
+def test_dead_rows_are_counted_one_by_one():
+    picture = np.random.default_rng(10).random(SIZE[1:])
+    assert dead(picture) == 0
+    picture[[3, 17]] = 0.0
+    assert dead(picture) == 2
+    picture[7] = picture[6]  # a stuck row counter
+    assert dead(picture) == 3
+    picture[9, :-1] = 0.4  # one live point is life
+    assert dead(picture) == 3
+
+
+def test_saturated_rows_are_not_dead():
+    """A sky that is too bright has no noise either: rows as bright as any point are no evidence."""
+    picture = 0.9 * np.random.default_rng(11).random(SIZE[1:])
+    picture[:5] = 1.0
+    assert dead(picture) == 0
+    picture[20] = 0.95
+    assert dead(picture) == 1
+    assert dead(np.full(SIZE[1:], 0.3)) == 0  # nor is a picture that is flat altogether
+
+
+def test_a_dead_row_beside_a_bad_pixel_still_counts():
+    picture = np.random.default_rng(12).random(SIZE[1:])
+    picture[4] = 0.2
+    picture[0, 0] = np.nan
+    assert dead(picture) == 1
+
+
 # The jump.
 
 
@@ -205,7 +240,7 @@ def test_a_bad_pixel_is_unknown_in_its_region_and_comes_back(value):
     for i, frame in enumerate(frames):
         statistics = pictures(frame)
         expected = clean(np.where(np.isfinite(frame), frame, 0.5))
-        bad = ~np.isfinite(statistics[:-3].reshape(4, N))
+        bad = ~np.isfinite(statistics[:-4].reshape(4, N))
         if i < 2:
             continue
         assert not bad[1:].any()  # the other regions never notice

@@ -214,7 +214,7 @@ WARM = LAG + STALL_FRAMES - 1
 def seen(frame, short=0.01, long=0.05, jump=0.0, speed=FAST):
     """A row whose thumbnail moved so much over 1 and over 16 frames, and whose scene jumped."""
     context = {} if speed is None else {"speed_mps": speed}
-    return msgspec.structs.replace(row(frame), picture=np.array([short, long, jump]), context=context)
+    return msgspec.structs.replace(row(frame), picture=np.array([0.0, short, long, jump]), context=context)
 
 
 def stalls(*rows):

@@ -32,7 +32,7 @@ MAKERS = (
         ROOT / "edge_monitor" / name
         for name in (
             *("kernels/fingerprint.py", "kernels/moments.py", "kernels/output.py", "kernels/picture.py"),
-            *("probe.py", "taps/onnx.py", "taps/output.py", "taps/reducer.py"),
+            *("observer.py", "session_probe.py", "taps/onnx.py", "taps/output.py", "taps/reducer.py"),
             *("sources/renderer.py", "sources/scenes.py", "sources/trip.py", "sources/world.py"),
             *("sources/frames.py", "offline/scene.py"),
         )

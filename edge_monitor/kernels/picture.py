@@ -27,9 +27,9 @@ THUMB = 16
 """Rows and columns of the thumbnail, at most: means over blocks leave the motion and little of the noise."""
 LAG = 16
 """Frames over which the thumbnail's motion is compared with that over one."""
-N_WHOLE = 3
-"""Statistics of the whole picture, behind those of the regions: the motion over 1 and over `LAG` frames, and
-how well a displacement explains the change."""
+N_WHOLE = 4
+"""Statistics of the whole picture, behind those of the regions: rows that carry nothing, the motion over 1
+and over `LAG` frames, and how well a displacement explains the change."""
 REACH, FULL_JUMP = 8, 24
 """Jumps are looked for up to 1 / `REACH` of the picture's size; from 1 / `FULL_JUMP` on their size no longer
 counts."""
@@ -221,6 +221,39 @@ def jump(light: Float32Array, state_profiles: FloatArray, count: int, work: Floa
     )
 
 
+@kernel("boolean(float32[::1], float32[::1])")
+def equal(row: Float32Array, other: Float32Array) -> bool:
+    """Whether all points are the same, to the bit; most live rows differ at the first."""
+    for j in range(row.size):  # noqa: SIM110 - the compiler knows no generators
+        if row[j] != other[j]:
+            return False
+    return True
+
+
+@kernel("int64(float32[:, ::1])")
+def dead_rows(light: Float32Array) -> int:
+    """Count rows of ``light`` (H, W) that carry nothing: flat, or the row above once more, to the bit.
+
+    A live sensor has noise in every row. Rows that are as bright throughout as the brightest point of all are
+    saturated, not dead.
+    """
+    dead = 0
+    top = -math.inf
+    for i in range(light.shape[0]):
+        row = light[i]
+        flat = equal(row[1:], row[: row.size - 1])
+        if not flat and (i == 0 or not equal(row, light[i - 1])):
+            continue
+        if top == -math.inf:  # only now: it takes a look at all points
+            for k in range(light.shape[0]):
+                for x in light[k]:
+                    if x > top:  # noqa: PLR1730 - NaN is passed over
+                        top = x
+        if not flat or row[0] < top:
+            dead += 1
+    return dead
+
+
 @kernel(
     "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], float64[:, ::1], "
     "int64[::1], float32[:, ::1], float64[:, ::1], float64[::1])"
@@ -258,8 +291,8 @@ def statistics(
         Work space of `match`.
     out : (rows x columns x N_STATISTICS + N_WHOLE,) float64
         The regions' statistics, sums over points that have the neighbour over all points of the
-        region; then the mean size of the thumbnail's change over 1 and over `LAG` frames, and the `jump`.
-        NaN until there are so many pictures.
+        region; then the `dead_rows`, the mean size of the thumbnail's change over 1 and over `LAG` frames,
+        and the `jump`. NaN until there are so many pictures.
     """
     count = state_count[0]
     state_count[0] = count + 1
@@ -275,6 +308,7 @@ def statistics(
         add_slopes(light, top, bottom, state_lanes)
         divide(state_lanes, columns, bottom - top, count, out[r * size : (r + 1) * size])
     thumbnail(light, THUMB, state_thumbs[count % (LAG + 1)])
+    out[out.size - 4] = dead_rows(light)
     out[out.size - 3] = motion(state_thumbs, count, 1)
     out[out.size - 2] = motion(state_thumbs, count, LAG)
     out[out.size - 1] = jump(light, state_profiles, count, state_work)

@@ -23,12 +23,13 @@ from edge_monitor.types import (
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What counts as too slow or too silent for one stream; times in nanoseconds, rate in Hz."""
+    """What counts as too slow, too silent or too many for one stream; times in nanoseconds, rate in Hz."""
 
     rate_hz: float
     deadline_ns: int
     silence_ns: int
     repeats_by_nature: bool
+    dead_rows: int
     least_agreement: float
 
 

@@ -6,7 +6,6 @@ A test of a row is a pure function of the frame's findings that answers *failed*
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,6 +69,16 @@ def _input_frozen(f: Findings) -> Verdict:
     return Verdict(True, "input repeats bit for bit", {"repeated": float(f.vitals.repeated)})
 
 
+def _rows_dead(f: Findings) -> Verdict:
+    if f.row is None or f.vitals is None or f.vitals.dead_rows is None:
+        return UNKNOWN
+    dead, most = f.vitals.dead_rows, f.limits.dead_rows
+    if dead <= most:
+        return PASSED
+    text = f"{dead} rows of the picture carry nothing: flat, or copies of the row above"
+    return Verdict(True, text, {"dead_rows": float(dead), "most_clean": float(most)})
+
+
 def _activations_stale(f: Findings) -> Verdict:
     if f.row is None or f.vitals is None or f.vitals.repeated:
         return UNKNOWN
@@ -128,12 +137,11 @@ def _views_disagree(f: Findings) -> Verdict:
 
 
 def _evidence(
-    channel: str, explain: Callable[[Findings], str], *, guess: bool = True, least: float = -math.inf
+    channel: str, explain: Callable[[Findings], str], *, guess: bool = True
 ) -> Callable[[Findings], Verdict]:
     """Return the test of one evidence channel: failed at its threshold, passed well below it.
 
-    Its cause ends with the fault head's ``guess``, unless the channel knows by itself what is wrong. A score
-    below ``least`` has passed, whatever it was in calibration.
+    Its cause ends with the fault head's ``guess``, unless the channel knows by itself what is wrong.
     """
     index = CHANNELS.index(channel)
 
@@ -141,7 +149,7 @@ def _evidence(
         if f.evidence is None:
             return UNKNOWN
         ratio = float(f.evidence.ratio[index])
-        if ratio < PASS_RATIO or f.evidence.score[index] < least:
+        if ratio < PASS_RATIO:
             return PASSED
         if not ratio >= 1.0:  # between the two thresholds, or NaN
             return UNKNOWN
@@ -168,11 +176,6 @@ def _reported(code: str) -> Callable[[Findings], Verdict]:
 
 _WARN, _STALE, _FAIL = HealthState.WARN, HealthState.STALE, HealthState.FAIL
 _ONCE = 255  # one failed test takes the counter from one end to the other
-
-LEAST_JUMP = 1.0
-"""A jump of less than 1 nat (63 % of the change, explained by one frame's displacement alone) is none: noise
-does as much."""
-_CAMERA_MOVED = _evidence("jump", explain_jump, guess=False, least=LEAST_JUMP)
 
 # fmt: off
 FLAGS: tuple[FlagRow, ...] = (
@@ -219,7 +222,8 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("INPUT_STALLED", "stalled scene", _FAIL, _evidence("stall", explain_stall), 32, 8, 4.0, False,
             1500, "The vehicle drives, the picture has fresh noise, but the scene stands still.",
             channel="stall"),
-    FlagRow("CAMERA_MOVED", "camera moved", _FAIL, _CAMERA_MOVED, 32, 8, 2.0, False, 500,
+    FlagRow("CAMERA_MOVED", "camera moved", _FAIL, _evidence("jump", explain_jump, guess=False),
+            32, 8, 2.0, False, 500,
             "The same scene is suddenly seen elsewhere in the picture: the camera was knocked.",
             channel="jump"),
     FlagRow("FAULT_RECOGNISED", "recognised fault", _FAIL, _evidence("faults", explain_fault), 32, 8, 4.0,
@@ -231,6 +235,8 @@ FLAGS: tuple[FlagRow, ...] = (
             "Single frames are missing again and again."),
     FlagRow("VIEWS_DISAGREE", "views disagree", _WARN, _views_disagree, 1, 1, 2.0, False, 9000,
             "NN-EEG and NN-fMRI contradict each other for longer than they ever did in clean driving."),
+    FlagRow("ROWS_DEAD", "dead rows", _FAIL, _rows_dead, 64, 16, 0.0, False, 100,
+            "More rows of the picture than in any clean one carry nothing: a dead driver, a stuck counter."),
 )
 # fmt: on
 
@@ -248,6 +254,7 @@ def is_calm(f: Findings) -> bool:
         and e is not None
         and not e.largest >= PASS_RATIO
         and v.nonfinite + v.repeated + v.stale + v.missing + v.backwards + v.silence_ns == 0
+        and (v.dead_rows is None or v.dead_rows <= limits.dead_rows)
         and (v.rate_hz is None or v.rate_hz >= 0.8 * limits.rate_hz)
         and f.row.latency_ns <= limits.deadline_ns
         and (

@@ -35,7 +35,7 @@ from edge_monitor.region_map import (
 )
 from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 
-FORMAT = 4
+FORMAT = 5
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
 _N_BANDS, _N_STATES, _N_CHANNELS = len(BANDS), len(STATES), len(CHANNELS)
@@ -240,6 +240,8 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
         raise MapError(name, f"golden.frames must hold finite numbers, is {frames.dtype}{frames.shape}")
     if not 0 <= tolerance < np.inf:
         raise MapError(name, f"golden.tolerance is {tolerance}, must not be negative")
+    if region_map.fmri.dead_rows < 0:
+        raise MapError(name, f"fmri.dead_rows is {region_map.fmri.dead_rows}, must not be negative")
     if not 0 <= region_map.crossmodal.coherence_bias < 1:
         raise MapError(name, f"crossmodal.coherence_bias is {region_map.crossmodal.coherence_bias}")
     for key in ("temporal_error", "spatial_error", "least_agreement"):  # infinite: nothing is an error
@@ -251,9 +253,7 @@ def _verify_values(region_map: RegionMap, name: str) -> None:
         )
     _verify_residual(region_map.residual, name)
     if region_map.faults is not None:
-        if not region_map.faults.names:
-            raise MapError(name, "faults.names is empty")
-        _verify_single_precision(region_map.faults, "faults", ("hidden", "output"), name)
+        _verify_head(region_map.faults, name)
     first = region_map.taps[0].n_voxels
     if region_map.impact is not None and np.isnan(region_map.impact.theta[first:]).any():
         raise MapError(name, "impact.theta is nan for a voxel behind the input")
@@ -266,6 +266,12 @@ def _verify_residual(residual: ResidualBaseline, name: str) -> None:
     if (residual.low > residual.high).any():
         raise MapError(name, "residual.low lies above residual.high")
     _verify_single_precision(residual, "residual", ("weights", "whitening", "shift"), name)
+
+
+def _verify_head(head: FaultHead, name: str) -> None:
+    if not head.names:
+        raise MapError(name, "faults.names is empty")
+    _verify_single_precision(head, "faults", ("hidden", "output"), name)
 
 
 def _verify_single_precision(part: msgspec.Struct, section: str, keys: tuple[str, ...], name: str) -> None:

@@ -66,6 +66,7 @@ class Monitor:
             deadline_ns=int(period_ns if deadline_ms is None else deadline_ms * 1e6),
             silence_ns=int(settings.silence_frames * period_ns),
             repeats_by_nature=settings.repeats_by_nature,
+            dead_rows=region_map.fmri.dead_rows,
             least_agreement=region_map.crossmodal.least_agreement,
         )
         self._vitals = VitalsTracker(rate_hz, region_map.taps[0])

@@ -108,13 +108,15 @@ class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
     A voxel that never varied in calibration has scale NaN: it yields no z. ``floor`` (n_voxels,): NaN for a
     tap's voxels, which have the density of D2; for the input's, whose density is the log level
     ``log(mean|a| + floor)``, a small share of the clean level. ``bright`` (n_voxels,): mean a of the
-    input's voxels from which they count as next to full scale, NaN for the others.
+    input's voxels from which they count as next to full scale, NaN for the others. ``dead_rows``: the most
+    rows of a clean picture that carried nothing (`Vitals.dead_rows`), as the padding of a narrower one does.
     """
 
     median: FloatArray
     scale: FloatArray
     floor: FloatArray
     bright: FloatArray
+    dead_rows: int
 
 
 class FaultHead(msgspec.Struct, frozen=True, eq=False):

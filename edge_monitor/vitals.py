@@ -19,6 +19,9 @@ STALL_FRAMES = 12
 STEADY = 2.0
 """A jump is what stands out so many times from the frames before and after: fast driving displaces the
 picture in all of them."""
+LEAST_JUMP = 1.0
+"""A jump of less than 1 nat (63 % of the change, explained by one frame's displacement alone) is none: noise
+does as much."""
 HELD_FRAMES = 8
 """A jump lasts one frame, and counts for so many."""
 LAG = 16
@@ -97,7 +100,7 @@ class VitalsTracker:
             backwards=backwards,
             stall=self._stall(row),
             jump=self._jump(row, missing, self._repeated),
-            dead_rows=_dead_rows(row),
+            dead_rows=dead_rows(row),
         )
         self._last = row
         self._last_taps = taps
@@ -134,7 +137,8 @@ class VitalsTracker:
             self._displaced.append(displaced)
         if len(self._displaced) == 3 and not repeated:
             before, at, after = self._displaced
-            self._jumps.append(max(0.0, at - STEADY * max(before, after)))
+            stands_out = at - STEADY * max(before, after)
+            self._jumps.append(stands_out if stands_out >= LEAST_JUMP else 0.0)
         elif self._jumps:
             self._jumps.popleft()  # what was seen ages too while nothing is
         return max(self._jumps) if self._jumps else None
@@ -155,7 +159,8 @@ class VitalsTracker:
         return msgspec.structs.replace(last, missing=0, silence_ns=max(0, t_ns - self._last.t_ns))
 
 
-def _dead_rows(row: StatRow) -> int | None:
+def dead_rows(row: StatRow) -> int | None:
+    """Rows of the picture that carry nothing (`Vitals.dead_rows`), None when there is no picture."""
     dead = math.nan if row.picture is None else float(row.picture[-4])
     return None if math.isnan(dead) else int(dead)
 

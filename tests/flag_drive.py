@@ -27,6 +27,7 @@ LIMITS = Limits(
     deadline_ns=33_000_000,
     silence_ns=SECOND // 2,
     repeats_by_nature=False,
+    dead_rows=1,
     least_agreement=0.7,
 )
 INACTIVE, PENDING, CONFIRMED, HEALED = FlagStatus
@@ -73,6 +74,7 @@ def told(code):
 RAISERS = {
     "NON_FINITE": frame(tap_nonfinite=3, nonfinite=3),
     "INPUT_FROZEN": frame(repeated=1),
+    "ROWS_DEAD": frame(dead_rows=2),
     "ACTIVATIONS_STALE": frame(stale=1),
     "NO_FRAMES": tick(silence_ns=SECOND),
     "RATE_LOW": frame(rate_hz=20.0),

@@ -117,6 +117,7 @@ def neutral_map(
             scale=np.ones(n_voxels),
             floor=np.full(n_voxels, np.nan),
             bright=np.full(n_voxels, np.nan),
+            dead_rows=0,
         ),
         tracts=no_tracts(specs),
         residual=no_residual(specs),

@@ -29,9 +29,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edge_monitor
-from edge_monitor.findings import PASSED, Findings
+from edge_monitor.findings import Findings
 from edge_monitor.flag_causes import locate
-from edge_monitor.flag_table import FLAGS, LEAST_JUMP, is_calm
+from edge_monitor.flag_table import FLAGS, is_calm
 from edge_monitor.types import (
     BANDS,
     CHANNELS,
@@ -347,6 +347,7 @@ def broken(root, picture=0.1):
         ("INPUT_STALLED", abnormal("stall"), "the scene stands still"),
         ("CAMERA_MOVED", abnormal("jump"), "displaced from one frame to the next"),
         ("FAULT_RECOGNISED", abnormal("faults"), "all findings together"),
+        ("ROWS_DEAD", RAISERS["ROWS_DEAD"], "2 rows of the picture carry nothing"),
         ("TIME_BACKWARDS", RAISERS["TIME_BACKWARDS"], "taken before"),
         ("FRAMES_LOST", RAISERS["FRAMES_LOST"], "missing again and again"),
         ("VIEWS_DISAGREE", RAISERS["VIEWS_DISAGREE"], "contradict each other"),
@@ -367,15 +368,9 @@ def test_locate_names_every_voxel_once():
         locate(taps, 54)
 
 
-def test_a_faint_displacement_is_no_camera_that_moved_however_rare_it_was():
-    """Noise explains as much by chance, and calibration may have seen none of it."""
-    camera_moved = FLAGS[CODES.index("CAMERA_MOVED")].test
-
-    def scored(score):
-        findings = frame(ratios={"jump": 5.0})
-        scores = np.where(np.array(CHANNELS) == "jump", score, np.nan)
-        evidence = msgspec.structs.replace(findings.evidence, score=scores)
-        return msgspec.structs.replace(findings, evidence=evidence)
-
-    assert camera_moved(scored(np.nextafter(LEAST_JUMP, 0.0))) is PASSED
-    assert camera_moved(scored(LEAST_JUMP)).failed
+@pytest.mark.parametrize(("dead", "failed"), [(None, None), (0, False), (1, False), (2, True)])
+def test_rows_are_dead_when_more_of_them_carry_nothing_than_in_any_clean_picture(dead, failed):
+    verdict = FLAGS[CODES.index("ROWS_DEAD")].test(frame(dead_rows=dead))
+    assert verdict.failed is failed
+    if failed:
+        assert verdict.values == {"dead_rows": 2.0, "most_clean": 1.0}

@@ -44,7 +44,7 @@ def baseline(seed=0):
     scale = rng.uniform(0.5, 2, N)
     scale[[2, 14]] = np.nan
     scale[TAP_OF_VOXEL == 2] = np.nan  # a tap none of whose voxels ever varied
-    return FmriBaseline(rng.normal(3, 1, N), scale, FLOOR, BRIGHT)
+    return FmriBaseline(rng.normal(3, 1, N), scale, FLOOR, BRIGHT, 0)
 
 
 THETA = np.random.default_rng(9).normal(0, 1, N)
@@ -149,7 +149,7 @@ def test_score_is_the_worst_tap_and_worst_the_heaviest_voxel():
     theta = np.ones(N)
     theta[12] = -4.0
     block, median = off_by(z)
-    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), FLOOR, BRIGHT), theta).update(block, ALL)
+    scores = FmriTracker(TAPS, FmriBaseline(median, np.ones(N), FLOOR, BRIGHT, 0), theta).update(block, ALL)
     assert (scores.worst, scores.severity) == (12, pytest.approx(12.0))
     assert_allclose(scores.tap_score, [100 / np.sqrt(12), np.sqrt(73 / 16), 0.0, 3.0], atol=1e-6)
     assert scores.score == pytest.approx(3.0)

@@ -54,7 +54,7 @@ def make_rows(region_map, n, seed=0, first=0):
                 spatial=SpatialBlock(1, np.ones(n_taps, bool), voxels, np.ones(n_channels)),
                 output=OutputSummary(1, 0.9, 0.3, 0),
                 context={"speed_mps": 20.0},
-                picture=rng.uniform(0.5, 1.5, region_map.taps[0].n_picture),
+                picture=rng.uniform(0.2, 0.9, region_map.taps[0].n_picture),
             )
         )
     return rows

@@ -199,6 +199,7 @@ DAMAGED = {
     "lines of other taps": (with_field("eeg.line", np.ones((2, 3))), "eeg.line is float64(2, 3)"),
     "levels of other taps": (with_field("eeg.line_level", np.ones((2, 9))), "line_level is float64(2, 9)"),
     "bright regions of another grid": (with_field("fmri.bright", np.ones(3)), "fmri.bright is float64(3,)"),
+    "fewer dead rows than none": (with_field("fmri.dead_rows", -1), "fmri.dead_rows is -1"),
     "one threshold a channel": (
         with_field("evidence.threshold", MAP.evidence.threshold[:, 0]), "evidence.threshold is float64(11,)"
     ),
@@ -285,8 +286,8 @@ FOREIGN = {
     "no array inside": (archive(**{"eeg.mean": b"hello"}), "not a region map"),
     "meta that is no JSON": (archive(meta=np.zeros(9, np.uint8)), "not a region map"),
     "meta that is a list": (archive(meta=np.frombuffer(b"[1]", np.uint8)), "not a region map"),
-    "format to come": (archive(meta=meta(format=5)), "format is 5, this version reads 4"),
-    "format of old": (archive(meta=meta(format=3)), "format is 3, this version reads 4: calibrate again"),
+    "format to come": (archive(meta=meta(format=6)), "format is 6, this version reads 5"),
+    "format of old": (archive(meta=meta(format=4)), "format is 4, this version reads 5: calibrate again"),
     "no format": (archive(meta=meta(format=...)), "format is None"),
     "missing array": (archive(**{"fmri.scale": None}), "fmri.scale is missing"),
     "missing section": (archive(meta=meta(taps=...)), "taps is missing"),

@@ -168,7 +168,7 @@ def record(path, region_map=FULL, n=330, *, nan_at=None, frozen=(0, 0), metadata
             frozen[0] if frozen[0] <= i < frozen[1] else i,
             spatial=block(region_map, rng),
             context={"speed_mps": 20.0},
-            picture=rng.uniform(0.9, 1.1, region_map.taps[0].n_picture),
+            picture=rng.uniform(0.7, 0.9, region_map.taps[0].n_picture),
         )
         told.append(monitor.feed(item))
         sink.write(item, told[-1])

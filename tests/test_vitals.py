@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.taps.reducer import TapReducer, input_spec
 from edge_monitor.types import OutputSummary, SpatialBlock, StatRow, TapSpec
-from edge_monitor.vitals import HELD_FRAMES, LAG, MOVING_MPS, STALL_FRAMES, STEADY, VitalsTracker
+from edge_monitor.vitals import HELD_FRAMES, LAG, LEAST_JUMP, MOVING_MPS, STALL_FRAMES, STEADY, VitalsTracker
 
 RATE_HZ = 30.0
 PERIOD_NS = 1e9 / RATE_HZ
@@ -285,6 +285,19 @@ def test_a_jump_is_known_a_frame_later_and_held():
     assert found[2:21] == [0.0] * 19
     assert found[21 : 21 + HELD_FRAMES] == [3.0] * HELD_FRAMES
     assert set(found[21 + HELD_FRAMES :]) == {0.0}
+
+
+def test_a_faint_displacement_is_no_jump_however_rare_it_is():
+    """Noise explains as much by chance, and calibration may have seen none of it."""
+    below = float(np.nextafter(LEAST_JUMP, 0.0))
+    assert max(jumps([0.0] * 20 + [below] + [0.0] * 20)[2:]) == 0.0
+    assert max(jumps([0.0] * 20 + [LEAST_JUMP] + [0.0] * 20)[2:]) == LEAST_JUMP
+
+
+@pytest.mark.parametrize(("picture", "known"), [(3.0, 3), (0.0, 0), (np.nan, None), (None, None)])
+def test_dead_rows_are_those_of_the_picture(picture, known):
+    statistics = None if picture is None else np.array([picture, 0.1, 0.1, 0.0])
+    assert follow(msgspec.structs.replace(row(0), picture=statistics))[0].dead_rows == known
 
 
 def test_driving_that_displaces_every_frame_is_no_jump():

@@ -14,7 +14,7 @@ from edge_monitor.region_map import RegionMap
 from edge_monitor.types import CHANNELS, BoolArray, FlagStatus, FloatArray, HealthReport, StatRow
 
 EXACT_FLAGS = (
-    *("NON_FINITE", "INPUT_FROZEN", "ACTIVATIONS_STALE", "TIME_BACKWARDS"),
+    *("NON_FINITE", "INPUT_FROZEN", "ROWS_DEAD", "ACTIVATIONS_STALE", "TIME_BACKWARDS"),
     *("FRAMES_LOST", "LATENCY_HIGH", "RATE_LOW"),
 )
 """Flags that need no threshold on activations; peers get them too."""

@@ -18,7 +18,7 @@ from edge_monitor.kernels import line
 from edge_monitor.offline.observe import Progress
 from edge_monitor.region_map import EegBaseline, FmriBaseline
 from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
-from edge_monitor.vitals import VitalsTracker
+from edge_monitor.vitals import VitalsTracker, dead_rows
 
 PROFILE_S = 10.0
 """Length of one layer profile, seconds (design D6)."""
@@ -144,10 +144,13 @@ def _diagonal(variance: FloatArray) -> FloatArray:
     return variance[:, :, None] * np.eye(variance.shape[1])
 
 
-def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
-    """Clean densities of all voxels; the input's floors are a share of its clean levels."""
+def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow], n_fit: int) -> FmriBaseline:
+    """Clean densities of all voxels in the first ``n_fit`` rows, and the most dead rows in any.
+
+    The input's floors are a share of its clean levels.
+    """
     counts = np.concatenate([tap.voxel_counts() for tap in taps])
-    blocks = [row.spatial for row in rows if row.spatial is not None]
+    blocks = [row.spatial for row in rows[:n_fit] if row.spatial is not None]
     first = taps[0].n_voxels
     levels = [block.voxels[:first, 0] / (counts[:first] * block.frames) for block in blocks]
     floor = np.full(counts.size, np.nan)
@@ -161,7 +164,7 @@ def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow]) -> FmriBaseline:
         low, high = means[:, colour].min(), means[:, colour].max()
         if high > low:
             bright[colour] = low + FULL_SCALE * (high - low)
-    return FmriBaseline(median, scale, floor, bright)
+    return FmriBaseline(median, scale, floor, bright, max(dead_rows(row) or 0 for row in rows))
 
 
 @contextmanager

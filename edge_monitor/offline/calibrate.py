@@ -84,7 +84,7 @@ def calibrate(
         scale_mode,
         rate_hz,
     )
-    fmri = fit_fmri(observed.taps, rows[:n_fit])
+    fmri = fit_fmri(observed.taps, rows[:n_known], n_fit)
     progress("residual", 0, 1)
     residual = fit_residual(observed.taps, rows[:n_fit], None if known is None else known.residual)
     progress("residual", 1, 1)

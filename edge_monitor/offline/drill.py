@@ -32,6 +32,7 @@ GUARDS = {
     "LATENCY_HIGH": "latency stall",
     "FRAMES_LOST": "dropped frames",
     "CAMERA_MOVED": "camera shift",
+    "ROWS_DEAD": "dead rows",
 }
 """Flags that say by themselves what is wrong, and the fault each of them names."""
 

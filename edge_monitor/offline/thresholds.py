@@ -33,7 +33,11 @@ are not independent of one another."""
 SPREAD_OF_CONSTANT = {"jump": 0.2}
 """Scale of a channel that calibration may well never see move: the scene of a fixed camera jumps only when
 the camera is knocked. Other channels that never varied are off."""
-SCALES = np.geomspace(0.5, 2.0, 201)
+SCALES = np.geomspace(0.5, 3.0, 251)
+"""Scales that are tried, steps of 0.7 %."""
+FOLDS = 8
+"""Stretches of clean data that are left out in turn: what one street, light or weather raises counts with
+thresholds that never saw it."""
 _ROWS = {row.channel: row for row in FLAGS if row.channel is not None}
 STEPS = np.array([(_ROWS[channel].up, _ROWS[channel].down) for channel in CHANNELS], np.int64)
 """Steps of every channel's fault counter, up and down."""
@@ -51,7 +55,9 @@ def fit_evidence(
 ) -> EvidenceNull:
     """Null distributions and thresholds from clean rows that fitted nothing else.
 
-    What was fitted, above all the fault head, is surer of the rows it knows than of any other.
+    What was fitted, above all the fault head, is surer of the rows it knows than of any other. So are nulls
+    and thresholds: every channel has its share of the budget, and one scale for all is set by
+    cross-validation over `FOLDS` stretches, each with the nulls and thresholds of all the others.
 
     Parameters
     ----------
@@ -59,48 +65,34 @@ def fit_evidence(
         Smoothed scores of clean rows, NaN where there is none.
     overexposed : (n,) bool
     """
-    fitted = [
-        fit_null(column, TAIL, SPREAD_OF_CONSTANT.get(channel, np.nan))
-        for channel, column in zip(CHANNELS, scores.T, strict=True)
-    ]
-    quantiles = np.stack([q for q, _ in fitted])
-    excess = np.array([e for _, e in fitted])
-    surprise = np.column_stack(
-        [surprise_of(scores[:, c], TAIL, quantiles[c], excess[c]) for c in range(len(CHANNELS))]
-    )
-    hours = len(surprise) / rate_hz / 3600.0
-    threshold = fit_thresholds(surprise, overexposed, rate_hz, alarms_per_hour)
+    shares = budget_shares() * alarms_per_hour
+    unseen = np.empty(scores.shape)
+    for fold in np.array_split(np.arange(len(scores)), FOLDS):
+        rest = np.delete(np.arange(len(scores)), fold)
+        quantiles, excess = fit_nulls(scores[rest])
+        surprise = surprises_of(scores[rest], quantiles, excess)
+        threshold = fit_thresholds(surprise, overexposed[rest], rate_hz, shares)
+        surprise = surprises_of(scores[fold], quantiles, excess)
+        unseen[fold] = surprise / np.where(overexposed[fold, None], threshold[:, 1], threshold[:, 0])
+    hours = len(scores) / rate_hz / 3600.0
+    quantiles, excess = fit_nulls(scores)
+    surprise = surprises_of(scores, quantiles, excess)
+    threshold = fit_thresholds(surprise, overexposed, rate_hz, shares)
+    seen = surprise / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
+    allowed = int(alarms_per_hour * hours + 1e-9)
+    # Less data allows a channel no more events, but perhaps less: its thresholds may be the higher ones.
+    threshold *= max(common_scale(unseen, allowed), common_scale(seen, allowed))
     return EvidenceNull(TAIL, quantiles, excess, threshold, alarms_per_hour, 0, hours, 0, 0.0)
 
 
-def fit_thresholds(
-    surprise: FloatArray, overexposed: BoolArray, rate_hz: float, alarms_per_hour: float
-) -> FloatArray:
-    """Thresholds (n_channels, 2): every channel at its share, then one scale for all.
-
-    The scale is the smallest with which all channels together keep the budget.
+def common_scale(ratio: FloatArray, allowed: int) -> float:
+    """Smallest scale of all thresholds with which all channels together raise less than ``allowed`` events.
 
     Parameters
     ----------
-    surprise : (n, n_channels) float64
-        Of consecutive clean frames, NaN where there is none.
-    overexposed : (n,) bool
+    ratio : (n, n_channels) float64
+        Surprise over the threshold, of consecutive clean frames that did not set it.
     """
-    if overexposed.mean() > COMMON:
-        overexposed = np.zeros_like(overexposed)
-    lasting = debounced(surprise)
-    hours = len(surprise) / rate_hz / 3600.0
-    threshold = np.empty((surprise.shape[1], 2))
-    for c, share in enumerate(budget_shares()):
-        ordinary = np.where(overexposed, np.nan, lasting[:, c])
-        # What clean frames do not show at all (`SPREAD_OF_CONSTANT`) has to be rarer than what they do.
-        least = -np.inf if np.nan_to_num(ordinary).any() else -np.log(TAIL[-1])
-        threshold[c, 0] = max(event_threshold(ordinary, rate_hz, share * alarms_per_hour), least)
-        bright = lasting[overexposed & np.isfinite(lasting[:, c]), c]
-        most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
-        threshold[c, 1] = max(threshold[c, 0], most)
-    ratio = surprise / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
-    allowed = int(alarms_per_hour * hours + 1e-9)
     # Where the budget allows no event, none was seen to be within it: nothing speaks for lower thresholds.
     least, chosen = (SCALES[0] if allowed else 1.0), float(SCALES[-1])
     # From above: far below, alarms run into one another and are few again (tests/test_thresholds.py).
@@ -109,7 +101,34 @@ def fit_thresholds(
         if count_alarms(ratio / scale) > max(allowed - 1, 0):
             break
         chosen = scale
-    return threshold * chosen
+    return chosen
+
+
+def fit_thresholds(
+    surprise: FloatArray, overexposed: BoolArray, rate_hz: float, budgets: FloatArray
+) -> FloatArray:
+    """Thresholds (n_channels, 2) with which every channel by itself keeps its budget, alarms per hour.
+
+    Parameters
+    ----------
+    surprise : (n, n_channels) float64
+        Of consecutive clean frames, NaN where there is none.
+    overexposed : (n,) bool
+    budgets : (n_channels,) float64
+    """
+    if overexposed.mean() > COMMON:
+        overexposed = np.zeros_like(overexposed)
+    lasting = debounced(surprise)
+    threshold = np.empty((surprise.shape[1], 2))
+    for c, budget in enumerate(budgets.tolist()):
+        ordinary = np.where(overexposed, np.nan, lasting[:, c])
+        # What clean frames do not show at all (`SPREAD_OF_CONSTANT`) has to be rarer than what they do.
+        least = -np.inf if np.nan_to_num(ordinary).any() else -np.log(TAIL[-1])
+        threshold[c, 0] = max(event_threshold(ordinary, rate_hz, budget), least)
+        bright = lasting[overexposed & np.isfinite(lasting[:, c]), c]
+        most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
+        threshold[c, 1] = max(threshold[c, 0], most)
+    return threshold
 
 
 def count_alarms(ratio: FloatArray) -> int:
@@ -172,6 +191,21 @@ def fit_null(
     excess = float(np.median(beyond)) / float(np.log(2.0)) if beyond.size else 0.0
     # A tail without spread would make any new maximum infinitely surprising.
     return quantiles, max(excess, 1e-3 * float(finite.std()))
+
+
+def fit_nulls(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Fit `fit_null` of every column of scores (n, n_channels): (n_channels, n_points) and (n_channels,)."""
+    fitted = [
+        fit_null(column, TAIL, SPREAD_OF_CONSTANT.get(channel, np.nan))
+        for channel, column in zip(CHANNELS, scores.T, strict=True)
+    ]
+    return np.stack([q for q, _ in fitted]), np.array([e for _, e in fitted])
+
+
+def surprises_of(scores: FloatArray, quantiles: FloatArray, excess: FloatArray) -> FloatArray:
+    """Surprise of all channels' scores, (n, n_channels)."""
+    columns = zip(scores.T, quantiles, excess, strict=True)
+    return np.column_stack([surprise_of(column, TAIL, q, e) for column, q, e in columns])
 
 
 def surprise_of(scores: FloatArray, tail: FloatArray, quantiles: FloatArray, excess: float) -> FloatArray:

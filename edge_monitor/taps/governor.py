@@ -1,0 +1,117 @@
+"""Governor: keeps what the probe costs within a share of the frame period (design section 8)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_monitor.types import BoolArray
+
+BUDGET = 0.03
+"""Share of a frame period that the probe may take."""
+WINDOW = 64
+"""Frames over which the cost is averaged before it is judged."""
+OUTLIERS = WINDOW // 16
+"""Costliest frames of a window that do not count: others were scheduled first, or the machine slept."""
+RELAX = 0.4
+"""The governor takes a step back when less than this share of the budget is used: a step at most halves the
+voxels that are read, so what it saved comes back as twice the cost."""
+CALM = 16
+"""Windows in a row that have to be so cheap; twice as many each time that the step back was too early."""
+LONGEST_TR = 64
+NARROWEST = 2
+"""Taps of a rotating window at least: how a layer follows from the one before takes both of them."""
+
+
+class Step(NamedTuple):
+    """What is read at one step: voxels of ``width`` taps side by side, in one of ``tr`` frames."""
+
+    width: int
+    tr: int
+
+
+def ladder(n_taps: int) -> tuple[Step, ...]:
+    """List the steps down from all taps in every frame: fewer taps at a time, then a longer repetition time."""
+    widths = [n_taps]
+    while widths[-1] > NARROWEST:
+        widths.append(max(NARROWEST, -(-widths[-1] // 2)))
+    trs = [2**k for k in range(1, LONGEST_TR.bit_length())]
+    return (*(Step(width, 1) for width in widths), *(Step(widths[-1], tr) for tr in trs))
+
+
+class Governor:
+    """Says which taps' voxels are read in the coming frame.
+
+    Signals, and so the EEG, and the picture's statistics are read in every frame whatever it costs.
+
+    Parameters
+    ----------
+    n_taps : int
+    period_ns : float
+        Frame period.
+
+    Attributes
+    ----------
+    step : Step
+        What is read now.
+    """
+
+    def __init__(self, n_taps: int, period_ns: float) -> None:
+        self._budget_ns = BUDGET * period_ns
+        self._ladder = ladder(n_taps)
+        self._scans = {step: _windows(n_taps, step.width) for step in self._ladder}
+        self._nothing = np.zeros(n_taps, np.bool_)
+        self._costs = np.empty(WINDOW, np.int64)
+        self._place = 0
+        self._frame = 0
+        self._at = 0
+        self._cheap, self._patience = 0, CALM
+        self.step = self._ladder[0]
+
+    def scan(self) -> BoolArray:
+        """Taps (n_taps,) whose voxels are to be read in the coming frame; not to be written to."""
+        turn, rest = divmod(self._frame, self.step.tr)
+        self._frame += 1
+        windows = self._scans[self.step]
+        return self._nothing if rest else windows[turn % len(windows)]
+
+    def spent(self, cost_ns: int) -> None:
+        """Take in what the probe cost in one frame; nanoseconds of the monotonic clock."""
+        self._costs[self._place] = cost_ns
+        self._place += 1
+        if self._place < WINDOW:
+            return
+        self._place = 0
+        mean = np.sort(self._costs)[:-OUTLIERS].mean()
+        if mean > self._budget_ns:
+            if self._cheap < 0:  # the last step back was too early
+                self._patience *= 2
+            self._go(self._at + 1)
+            self._cheap = 0
+        elif mean > RELAX * self._budget_ns:
+            self._cheap = 0
+        else:
+            self._cheap += 1
+            if self._cheap == self._patience:
+                self._go(self._at - 1)
+                self._cheap = -1
+
+    def _go(self, at: int) -> None:
+        self._at = min(max(at, 0), len(self._ladder) - 1)
+        self.step = self._ladder[self._at]
+        self._frame = 0
+
+
+def _windows(n_taps: int, width: int) -> list[BoolArray]:
+    """Taps of each scan of a round; each window begins with the last tap of the one before."""
+    windows = []
+    start = 0
+    while True:
+        first = min(start, n_taps - width)
+        window = np.zeros(n_taps, np.bool_)
+        window[first : first + width] = True
+        windows.append(window)
+        if first + width >= n_taps:
+            return windows
+        start += width - 1

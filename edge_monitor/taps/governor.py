@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 def ladder(n_taps: int) -> tuple[Step, ...]:
-    """List the steps down from all taps in every frame: fewer taps at a time, then a longer repetition time."""
+    """List the steps down from all taps in every frame: fewer at a time, then a longer repetition time."""
     widths = [n_taps]
     while widths[-1] > NARROWEST:
         widths.append(max(NARROWEST, -(-widths[-1] // 2)))

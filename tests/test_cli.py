@@ -359,6 +359,14 @@ def test_check_prints_a_map_and_a_good_config(home, tmp_path):
     result = edge_monitor("check", config(home, tmp_path))
     assert result.returncode == 0, result.stderr
     assert "good" in result.stdout
+    assert "vector code" not in result.stderr
+
+
+def test_check_says_when_taps_are_read_slowly(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    result = edge_monitor("check", config(home, tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "no vector code could be built here" in result.stderr
 
 
 def test_check_lists_everything_that_is_wrong(home, tmp_path):

@@ -12,6 +12,7 @@ import tflite_models as models
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from tap_memory import held
 from tflite_runs import (
     ALL,
     RUNTIMES,
@@ -51,13 +52,13 @@ def tapped_of(data, runtime, names=None, specs=None, **options):
 
 
 def observe(tapped, feed):
-    """Reduction of a run, and what the reducer's buffers held."""
+    """Reduction of a run, and what its taps held."""
     for index, value in feed.items():
         tapped.interpreter.set_tensor(index, value)
     assert tapped.load()
     tapped.interpreter.invoke()
     reduction = tapped.reduce()
-    return reduction, [view.copy() for view in tapped._reducer.views]
+    return reduction, held(tapped._reducer)
 
 
 @each_runtime
@@ -110,18 +111,16 @@ def test_input_is_planar_as_on_the_other_runtime(runtime):
     """The same picture gives the same tap 0, statistics and fingerprint as (C, H, W) from anywhere."""
     data = model_of("float")
     tapped = tapped_of(data, runtime)
-    by_hand = TapReducer((input_spec("image", (3, 8, 6)), *tapped.specs[1:]))
+    by_hand = TapReducer((input_spec("image", (3, 8, 6)),), ())
     assert tapped.specs[0] == input_spec("image", (3, 8, 6))
     for feed in feeds_of(data):
         (frame,) = feed.values()
-        reduction, views = observe(tapped, feed)
+        reduction, _ = observe(tapped, feed)
         by_hand.load_input(frame[0].transpose(2, 0, 1))
-        for view, found in zip(by_hand.views[1:], views[1:], strict=True):
-            view[:] = found
         expected = by_hand.reduce()
         assert reduction.fingerprint == expected.fingerprint
         assert_array_equal(reduction.picture, expected.picture)
-        assert_array_equal(reduction.signals, expected.signals)
+        assert reduction.signals[0] == expected.signals[0]
 
 
 @each_runtime

@@ -4,9 +4,11 @@ import naive
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from tap_memory import held
 
 from edge_monitor.errors import InputError
 from edge_monitor.taps.reducer import TapReducer, input_spec, tap_spec
+from edge_monitor.taps.tap_table import Layout
 
 
 def some_taps():
@@ -18,12 +20,26 @@ def some_taps():
     )
 
 
-def filled(seed=0):
-    reducer = TapReducer(some_taps())
-    rng = np.random.default_rng(seed)
-    for view in reducer.views:
-        view[...] = rng.standard_normal(view.shape)
-    return reducer
+LAYOUTS = (Layout(block=4), Layout(), Layout("int8", 8, 0.25, -3))
+
+
+class Filled(TapReducer):
+    """A reducer of `some_taps` over tensors of its own: blocked, planar, and int8 with channels last."""
+
+    def __init__(self, seed=0):
+        super().__init__(some_taps(), LAYOUTS)
+        sizes = [self._table.n_bytes(tap) for tap in (1, 2, 3)]
+        self.tensors = [
+            np.zeros(size, np.uint8).view(layout.dtype) for size, layout in zip(sizes, LAYOUTS, strict=True)
+        ]
+        self.place([tensor.ctypes.data for tensor in self.tensors])
+        rng = np.random.default_rng(seed)
+        self.input[...] = rng.standard_normal(self.input.shape)
+        self.fill(rng)
+
+    def fill(self, rng):
+        for tensor in self.tensors:
+            tensor[...] = 20 * rng.standard_normal(tensor.shape)
 
 
 @pytest.mark.parametrize(
@@ -67,50 +83,60 @@ def test_unusable_taps_are_refused():
     with pytest.raises(InputError, match=r"grid \(0, 2, 2\)"):
         tap_spec("t", (4, 4, 4), (0, 2, 2))
     with pytest.raises(InputError, match="none given"):
-        TapReducer(())
+        TapReducer((), ())
     too_fine = type(tap_spec("t", (2, 2, 2)))("t", (2, 2, 2), (3, 1, 1))
     with pytest.raises(InputError, match=r"grid \(3, 1, 1\) does not fit shape \(2, 2, 2\)"):
-        TapReducer((too_fine,))
+        TapReducer((too_fine,), ())
 
 
-def test_views_are_slots_of_one_aligned_buffer():
-    taps = some_taps()
-    views = TapReducer(taps).views
-    assert [view.shape for view in views] == [tap.shape for tap in taps]
-    assert all(v.dtype == np.float32 and v.flags.carray and v.ctypes.data % 64 == 0 for v in views)
-    ends = [view.ctypes.data + view.nbytes for view in views]
-    gaps = [after.ctypes.data - end for after, end in zip(views[1:], ends, strict=False)]
-    assert all(0 <= gap < 64 for gap in gaps)
+def test_the_inputs_words_are_aligned():
+    reducer = Filled()
+    assert (reducer.input.shape, reducer.input.dtype, reducer.input.flags.carray) == (
+        (3, 9, 7),
+        np.float32,
+        1,
+    )
+    assert reducer.input.ctypes.data % 64 == 0
+
+
+def test_taps_must_be_placed():
+    reducer = TapReducer(some_taps(), LAYOUTS)
+    with pytest.raises(InputError, match="taps: not placed in memory"):
+        reducer.reduce()
+    with pytest.raises(ValueError, match="shorter"):
+        reducer.place([64])
+    with pytest.raises(InputError, match="not placed"):
+        reducer.reduce()
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i8", "f2", "f4", "f8", ">f4", "?"])
 @pytest.mark.parametrize("batch", [(), (1,)])
 def test_load_input_casts_and_strides(dtype, batch):
-    reducer = TapReducer((input_spec("image", (3, 130, 64)),))
+    reducer = TapReducer((input_spec("image", (3, 130, 64)),), ())
     frame = np.random.default_rng(0).integers(0, 100, (*batch, 3, 130, 64)).astype(dtype)
     reducer.load_input(frame)
-    assert_array_equal(reducer.views[0], frame.reshape(3, 130, 64)[:, ::3].astype(np.float32))
+    assert_array_equal(reducer.input, frame.reshape(3, 130, 64)[:, ::3].astype(np.float32))
 
 
 def test_load_input_reads_any_strides():
-    reducer = TapReducer((input_spec("image", (3, 8, 6)),))
+    reducer = TapReducer((input_spec("image", (3, 8, 6)),), ())
     channels_last = np.arange(144, dtype=np.float32).reshape(8, 6, 3)
     reducer.load_input(channels_last.transpose(2, 0, 1)[:, ::-1])
-    assert reducer.views[0][1, 0, 2] == channels_last[7, 2, 1]
+    assert reducer.input[1, 0, 2] == channels_last[7, 2, 1]
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5)])
 def test_load_dense_input(shape):
-    reducer = TapReducer((input_spec("features", (5,)),))
+    reducer = TapReducer((input_spec("features", (5,)),), ())
     reducer.load_input(np.arange(5.0).reshape(shape))
-    assert reducer.views[0].ravel().tolist() == [0, 1, 2, 3, 4]
+    assert reducer.input.ravel().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     "shape", [(3, 9, 6), (2, 3, 9, 7), (9, 7, 3), (189,), (1, 189), (), (3, 9, 7, 1), (1, 1, 3, 9, 7)]
 )
 def test_wrong_shape_is_named(shape):
-    reducer = TapReducer(some_taps())
+    reducer = TapReducer(some_taps(), LAYOUTS)
     with pytest.raises(InputError) as caught:
         reducer.load_input(np.zeros(shape, np.float32))
     assert str(caught.value).startswith(f"image: frame of shape {shape}, expected (3, 9, 7)")
@@ -119,11 +145,11 @@ def test_wrong_shape_is_named(shape):
 @pytest.mark.parametrize("dtype", ["c8", "O", "U1"])
 def test_what_is_no_real_number_is_refused(dtype):
     with pytest.raises(InputError, match=r"^image: frame of dtype"):
-        TapReducer(some_taps()).load_input(np.zeros((3, 9, 7), dtype))
+        TapReducer(some_taps(), LAYOUTS).load_input(np.zeros((3, 9, 7), dtype))
 
 
 def test_input_beyond_float32_counts_as_nonfinite():
-    reducer = TapReducer(some_taps())
+    reducer = Filled()
     frame = np.ones((3, 9, 7))
     frame[0, 0, :2] = 1e300, np.nan
     with np.errstate(over="raise"):
@@ -132,54 +158,49 @@ def test_input_beyond_float32_counts_as_nonfinite():
 
 
 def test_reduce_equals_definition_frame_by_frame():
-    reducer = filled()
+    reducer = Filled()
     grids = [tap.grid for tap in some_taps()]
     rng = np.random.default_rng(1)
     for frame in range(8):
         reducer.load_input(rng.standard_normal((3, 9, 7)))
-        for view in reducer.views[1:]:
-            view[...] = rng.standard_normal(view.shape) + 3
-        reducer.views[1 + frame % 3].flat[frame] = (1.0, np.nan, np.inf)[frame % 3]
+        reducer.fill(rng)
+        reducer.tensors[frame % 2][frame] = (1.0, np.nan, np.inf)[frame % 3]
         reduction = reducer.reduce()
-        signals, nonfinite, voxels, channels = naive.moments(list(zip(reducer.views, grids, strict=True)))
-        assert_allclose(reduction.signals, signals, rtol=1e-13)
+        expected = naive.moments(list(zip(held(reducer), grids, strict=True)))
+        signals, nonfinite, voxels, channels = expected
+        assert_allclose(reduction.signals, signals, rtol=1e-6)
         assert_array_equal(reduction.nonfinite, nonfinite)
-        assert_allclose(reduction.spatial.voxels, voxels, rtol=1e-12, atol=1e-12)
-        assert_allclose(reduction.spatial.channels, channels, rtol=1e-13)
+        assert nonfinite.sum() == (frame % 3 > 0)
+        assert_allclose(reduction.spatial.voxels, voxels, rtol=1e-6, atol=1e-4)
+        assert_allclose(reduction.spatial.channels, channels, rtol=1e-6)
         assert (reduction.spatial.frames, reduction.spatial.taps.tolist()) == (1, [True] * 4)
-        data = reducer.views[0].tobytes()
+        data = reducer.input.tobytes()
         assert reduction.fingerprint == naive.fingerprint(data + bytes(-len(data) % 64))
 
 
 def test_results_are_fresh():
-    reducer = filled()
+    reducer = Filled()
     first = reducer.reduce()
-    arrays = (
-        first.signals,
-        first.nonfinite,
-        first.spatial.taps,
-        first.spatial.voxels,
-        first.spatial.channels,
-    )
+    arrays = (first.signals, first.nonfinite, first.spatial.voxels, first.spatial.channels)
     before = [array.copy() for array in arrays]
-    for view in reducer.views:
-        view[...] = 5.0
+    reducer.input[...] = 5.0
+    reducer.fill(np.random.default_rng(1))
     reducer.reduce()
     for array, copy in zip(arrays, before, strict=True):
         assert_array_equal(array, copy)
 
 
 def test_fingerprint_is_of_the_whole_input_and_of_nothing_else():
-    reducer = filled()
+    reducer = Filled()
     clean = reducer.reduce().fingerprint
-    for view in reducer.views[1:]:
-        view[...] = 0.0
+    for tensor in reducer.tensors:
+        tensor[...] = 0
     assert reducer.reduce().fingerprint == clean
     seen = {clean}
-    for i in range(reducer.views[0].size):
-        reducer.views[0].flat[i] = -reducer.views[0].flat[i]
+    for i in range(reducer.input.size):
+        reducer.input.flat[i] = -reducer.input.flat[i]
         seen.add(reducer.reduce().fingerprint)
-    assert len(seen) == reducer.views[0].size + 1
+    assert len(seen) == reducer.input.size + 1
 
 
 # The picture.
@@ -199,7 +220,7 @@ def test_the_input_has_statistics_for_each_of_its_regions(shape, regions):
 
 def test_statistics_are_those_of_the_sampled_input():
     """A stride of 4 in a picture of 224 x 224: in lock step with their twin, on what is looked at."""
-    reducer, rng = TapReducer((input_spec("image", (3, 224, 224)),)), np.random.default_rng(20)
+    reducer, rng = TapReducer((input_spec("image", (3, 224, 224)),), ()), np.random.default_rng(20)
     frames = []
     for _ in range(18):
         frame = rng.random((1, 3, 224, 224), dtype=np.float32)
@@ -211,21 +232,21 @@ def test_statistics_are_those_of_the_sampled_input():
 
 
 def test_after_a_restart_no_picture_is_remembered():
-    used, fresh = filled(), filled()
+    used, fresh = Filled(), Filled()
     for seed in range(20):
-        used.views[0][...] = np.random.default_rng(seed).random(used.views[0].shape)
+        used.input[...] = np.random.default_rng(seed).random(used.input.shape)
         used.reduce()
     used.restart()
     for seed in range(18):
         for reducer in (used, fresh):
-            reducer.views[0][...] = np.random.default_rng(100 + seed).random(used.views[0].shape)
+            reducer.input[...] = np.random.default_rng(100 + seed).random(used.input.shape)
         assert_array_equal(used.reduce().picture, fresh.reduce().picture)
 
 
 def test_statistics_of_a_kept_reduction_do_not_change():
-    reducer = filled()
+    reducer = Filled()
     kept = reducer.reduce().picture
     before = kept.copy()
-    reducer.views[0][...] += 1.0
+    reducer.input[...] += 1.0
     reducer.reduce()
     assert_array_equal(kept, before)

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tap_memory import held
 
 from edge_monitor.errors import MapError, ModelError
 from edge_monitor.taps.model_file import load_model
@@ -256,7 +257,7 @@ def test_every_tap_holds_what_the_runtime_computes(build):
         expected = reference(data, names, feed)
         for found, truth in zip(outputs, expected, strict=False):
             np.testing.assert_array_equal(found, truth)
-        for view, truth in zip(tapped._reducer.views[1:], expected[n_outputs:], strict=True):
+        for view, truth in zip(held(tapped._reducer)[1:], expected[n_outputs:], strict=True):
             np.testing.assert_array_equal(view.ravel(), truth.ravel())
         truths = [feed[observed], *expected[n_outputs:]]
         np.testing.assert_allclose(reduction.signals, [np.abs(t).mean() for t in truths], rtol=1e-6)
@@ -270,9 +271,8 @@ def test_every_tap_of_resnet8_holds_what_the_runtime_computes(name):
     frame = np.random.default_rng(0).random((1, 3, 32, 32), np.float32) * 255
     tapped = TappedSession(data, names, {"input": frame}, "input", None, {})
     tapped.run({"input": frame})
-    for view, truth in zip(
-        tapped._reducer.views[1:], reference(data, names, {"input": frame})[1:], strict=True
-    ):
+    truths = reference(data, names, {"input": frame})[1:]
+    for view, truth in zip(held(tapped._reducer)[1:], truths, strict=True):
         np.testing.assert_array_equal(view, truth[0])
 
 

@@ -112,6 +112,7 @@ def test_any_program(data, kind, variant, seed):
 def test_the_vector_code_is_what_runs():
     name = strips.run_strips.__name__
     assert name == ("run_elements" if INTERPRETED else "run_vectors")
+    assert strips.VECTORS is not bool(INTERPRETED)
 
 
 @compiled

@@ -31,8 +31,10 @@ MAKERS = (
     *(
         ROOT / "edge_monitor" / name
         for name in (
-            *("kernels/fingerprint.py", "kernels/moments.py", "kernels/output.py", "kernels/picture.py"),
-            *("observer.py", "session_probe.py", "taps/onnx.py", "taps/output.py", "taps/reducer.py"),
+            *("kernels/fingerprint.py", "kernels/output.py", "kernels/picture.py"),
+            *("kernels/lanes.py", "kernels/memory.py", "kernels/strips.py", "kernels/tap_moments.py"),
+            *("kernels/vector.py", "observer.py", "session_probe.py", "taps/onnx.py", "taps/output.py"),
+            *("taps/reducer.py", "taps/strip_program.py", "taps/tap_table.py"),
             *("sources/renderer.py", "sources/scenes.py", "sources/trip.py", "sources/world.py"),
             *("sources/frames.py", "offline/scene.py"),
         )

@@ -3,7 +3,7 @@
 Four independent lanes hide the multiplier's latency. Each lane takes in a word by a round like that
 of XXH64 [1]_ (multiply, xor, rotate, multiply); the lanes are then joined one by one and avalanched [2]_.
 Every step is one-to-one in the running value and in the word alike, so a change of words of one lane
-only, above all a single changed bit, always changes the result (test_moments.py::test_every_bit_counts).
+only, above all a single changed bit, always changes the result (test_fingerprint.py::test_every_bit_counts).
 All arithmetic is modulo 2^64. Not a cryptographic hash.
 
 References

@@ -117,3 +117,5 @@ def compile_run() -> Callable[..., None]:
 
 
 run_strips = compile_run()
+VECTORS = run_strips.__name__ == run_vectors.__name__
+"""Whether vector code could be built; ``edge-monitor check`` says so when it could not."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.taps.model_file import TfliteRuntime
 from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
+from edge_monitor.taps.tap_table import Layout
 from edge_monitor.taps.tflite_edit import with_outputs
 from edge_monitor.taps.tflite_file import Graph
 from edge_monitor.taps.tflite_taps import choose
@@ -108,7 +109,9 @@ class TappedInterpreter:
                     f"input {observed.name}", f"shape {sizes} is not fixed; export it with fixed sizes"
                 )
         self._observed, self._taps, self._outputs = observed, taps, graph.outputs
-        self._reducer = TapReducer(self.specs)
+        self._reducer = TapReducer(self.specs, (Layout(),) * len(taps))
+        self._values = [np.zeros(spec.shape, np.float32) for spec in self.specs[1:]]
+        self._reducer.place([values.ctypes.data for values in self._values])
         self._moving = False
         self._input: NDArray[Any] | None = None
         self._stored: list[NDArray[Any]] | None = None
@@ -140,8 +143,7 @@ class TappedInterpreter:
         if planar is None:
             return False
         self._reducer.load_input(planar)
-        view = self._reducer.views[0]
-        self._observed.read(view, view)
+        self._observed.read(self._reducer.input, self._reducer.input)
         return True
 
     def reduce(self) -> Reduction | None:
@@ -150,8 +152,8 @@ class TappedInterpreter:
             self._find()
         if self._stored is None:
             return None
-        for tap, stored, view in zip(self._taps, self._stored, self._reducer.views[1:], strict=True):
-            tap.read(stored, view)
+        for tap, stored, values in zip(self._taps, self._stored, self._values, strict=True):
+            tap.read(stored, values)
         return self._reducer.reduce()
 
     def reopen(self) -> None:

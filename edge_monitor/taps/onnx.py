@@ -20,6 +20,7 @@ from edge_monitor.taps.candidates import TapCandidate
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
 from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
+from edge_monitor.taps.tap_table import Layout, aligned_zeros
 from edge_monitor.types import TapSpec
 
 # Read once, when onnxruntime is imported: without it the runtime writes an identifier to the disk.
@@ -138,7 +139,7 @@ def find_observed_input(session: onnxruntime.InferenceSession) -> str:
 
 
 class TappedSession:
-    """Session of a model with taps; every run leaves the tapped values in the reducer's buffers.
+    """Session of a model with taps; every run leaves the tapped values in the same memory.
 
     Parameters
     ----------
@@ -187,13 +188,16 @@ class TappedSession:
             *(tap_spec(name, shape[1:]) for name, shape in zip(names, shapes[1:], strict=True)),
         )
         self.specs = match_specs(natural, specs)
-        self._reducer = TapReducer(self.specs)
+        self._reducer = TapReducer(self.specs, (Layout(),) * len(names))
         self._binding = self.session.io_binding()
         for name in self._outputs:  # bound first, so that they come first in the answer
             self._binding.bind_output(name)
-        for name, shape, view in zip(names, shapes[1:], self._reducer.views[1:], strict=True):
-            # The binding keeps the address only; the reducer, kept here, keeps the memory.
-            self._binding.bind_output(name, "cpu", 0, np.float32, shape, view.ctypes.data)
+        # Binding and reducer know addresses only; the memory is kept here.
+        self._memory = [aligned_zeros(tensor.nbytes) for tensor in tensors.values()]
+        addresses = [memory.ctypes.data for memory in self._memory]
+        for name, shape, address in zip(names, shapes[1:], addresses, strict=True):
+            self._binding.bind_output(name, "cpu", 0, np.float32, shape, address)
+        self._reducer.place(addresses)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run, and return the model's own outputs in memory of their own."""

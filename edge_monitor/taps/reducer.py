@@ -1,7 +1,8 @@
-"""From one frame's activations to the numbers of a StatRow: one buffer, one kernel call (design D1-D3)."""
+"""From one frame's activations to the numbers of a StatRow: one kernel call (design D1-D3)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import picture
 from edge_monitor.kernels.fingerprint import fingerprint
-from edge_monitor.kernels.moments import N_COLUMNS, N_LANES, moments
+from edge_monitor.kernels.tap_moments import tap_moments
+from edge_monitor.taps.tap_table import ALIGNMENT, Layout, TapTable, aligned_zeros
 from edge_monitor.types import FloatArray, IntArray, SpatialBlock, TapSpec
 
 INPUT_POINTS = 64
@@ -26,8 +28,6 @@ COLOUR_GRID, PICTURE_GRID = (4, 4), (3, 3)
 
 DEFAULT_GRID = (4, 2, 2)
 """Channel groups, rows, columns (design D3)."""
-
-_ALIGNMENT = 64  # bytes: one cache line, and what any runtime asks of a bound output
 
 
 class Reduction(msgspec.Struct, frozen=True, eq=False):
@@ -46,54 +46,43 @@ class Reduction(msgspec.Struct, frozen=True, eq=False):
 
 
 class TapReducer:
-    """Holds the activations of one frame and reduces them.
+    """Reduces the activations of one frame where they lie.
 
     Parameters
     ----------
     taps : tuple[TapSpec, ...]
         The network's input, then the tapped tensors.
+    layouts : tuple[Layout, ...]
+        How the tapped tensors lie in memory, one per tap behind the input.
 
     Attributes
     ----------
-    views : tuple of float32 arrays
-        One per tap, of the tap's shape: slices of one buffer, 64-byte aligned and C-contiguous.
-        The runtime writes its outputs into ``views[1:]``.
+    input : (C, H, W) float32
+        The sampled input of the frame, tap 0.
 
     Raises
     ------
     InputError
-        No tap, or a grid that does not fit its shape.
+        No tap, a grid that does not fit its shape, or a layout that is not read (`TapTable`).
     """
 
-    def __init__(self, taps: tuple[TapSpec, ...]) -> None:
+    def __init__(self, taps: tuple[TapSpec, ...], layouts: tuple[Layout, ...]) -> None:
         if not taps:
             raise InputError("taps", "none given; the first one is the network's input")
         for tap in taps:
             if not all(1 <= g <= n for g, n in zip(tap.grid, tap.shape, strict=True)):
                 raise InputError(tap.name, f"grid {tap.grid} does not fit shape {tap.shape}")
-        self._input = taps[0]
-        floats = _ALIGNMENT // 4
-        slots = [-(-tap.size // floats) * floats for tap in taps]
-        starts = np.concatenate([[0], np.cumsum(slots)])
-        # Padding stays zero, so the words of the input's slot are those of the frame alone.
-        raw = np.zeros(starts[-1] * 4 + _ALIGNMENT, np.uint8)
-        aligned = -raw.ctypes.data % _ALIGNMENT
-        self._buffer = raw[aligned : aligned + starts[-1] * 4].view(np.float32)
-        self._words = self._buffer[: slots[0]].view(np.uint64)
-        self.views = tuple(
-            self._buffer[start : start + tap.size].reshape(tap.shape)
-            for tap, start in zip(taps, starts, strict=False)
-        )
-        self._table = np.empty((len(taps), N_COLUMNS), np.int64)
-        n_voxels = n_channels = 0
-        for row, tap, start in zip(self._table, taps, starts, strict=False):
-            row[:] = (start, *tap.shape, *tap.grid, n_voxels, n_channels)
-            n_voxels += tap.n_voxels
-            n_channels += tap.n_channels
-        self._n_voxels, self._n_channels = n_voxels, n_channels
-        self._lanes = np.zeros((N_LANES, max(tap.shape[2] for tap in taps)))
+        self._spec = spec = taps[0]
+        self._table = TapTable(taps, (Layout(), *layouts))
+        # The padding stays zero, so that the words are those of the frame alone.
+        memory = aligned_zeros(-(-4 * spec.size // ALIGNMENT) * ALIGNMENT)
+        self._words = memory.view(np.uint64)
+        self.input = memory.view(np.float32)[: spec.size].reshape(spec.shape)
+        self._table.place(0, self.input.ctypes.data)
+        self._placed = len(taps) == 1
+        self._n_voxels, self._n_channels = sum(t.n_voxels for t in taps), sum(t.n_channels for t in taps)
         self._all_taps = np.ones(len(taps), np.bool_)
-        height, width = self._input.shape[1:]
+        height, width = spec.shape[1:]
         self._light = np.zeros((3, height, width), np.float32)
         self._thumbs = np.zeros((picture.LAG + 1, min(picture.THUMB, height) * min(picture.THUMB, width)))
         self._profiles = np.zeros((2, height + width))
@@ -101,8 +90,14 @@ class TapReducer:
         self._columns = np.zeros((picture.N_STATISTICS, width), np.float32)
         self._work = np.zeros((2, max(height, width) // 4 + 1))
 
+    def place(self, addresses: Sequence[int]) -> None:
+        """Say where the tensors of the taps behind the input are; the caller keeps that memory."""
+        for tap, address in zip(range(1, self._all_taps.size), addresses, strict=True):
+            self._table.place(tap, address)
+        self._placed = True
+
     def load_input(self, frame: NDArray[Any]) -> None:
-        """Sample the network's input into ``views[0]``.
+        """Sample the network's input into `input`.
 
         Parameters
         ----------
@@ -114,7 +109,7 @@ class TapReducer:
         InputError
             Another shape, or a dtype that holds no real numbers.
         """
-        spec = self._input
+        spec = self._spec
         sampled = frame[0] if frame.ndim in (2, 4) and frame.shape[0] == 1 else frame
         if sampled.ndim == 1:
             sampled = sampled[:, None, None]
@@ -127,10 +122,10 @@ class TapReducer:
             )
         try:
             if frame.dtype.itemsize <= 4:
-                np.copyto(self.views[0], sampled, casting="same_kind")
+                np.copyto(self.input, sampled, casting="same_kind")
             else:
                 with np.errstate(over="ignore"):  # beyond float32 is inf, and is counted as such
-                    np.copyto(self.views[0], sampled, casting="same_kind")
+                    np.copyto(self.input, sampled, casting="same_kind")
         except TypeError as error:
             raise InputError(spec.name, f"frame of dtype {frame.dtype}, expected real numbers") from error
 
@@ -139,18 +134,26 @@ class TapReducer:
         self._pictures[0] = 0
 
     def reduce(self) -> Reduction:
-        """Reduce what the views hold now."""
-        n_taps = self._all_taps.size
+        """Reduce what the taps hold now.
+
+        Raises
+        ------
+        InputError
+            The taps have not been placed.
+        """
+        if not self._placed:
+            raise InputError("taps", "not placed in memory")
+        table, n_taps = self._table, self._all_taps.size
         signals = np.empty(n_taps)
         nonfinite = np.empty(n_taps, np.int64)
         voxels = np.empty((self._n_voxels, 3))
         channels = np.empty(self._n_channels)
-        moments(self._buffer, self._table, self._lanes, signals, nonfinite, voxels, channels)
+        tap_moments(table.taps, table.program, table.scales, signals, nonfinite, voxels, channels)
         spatial = SpatialBlock(frames=1, taps=self._all_taps.copy(), voxels=voxels, channels=channels)
-        statistics = np.empty(self._input.n_picture)
+        statistics = np.empty(self._spec.n_picture)
         picture.statistics(
-            self.views[0],
-            *self._input.picture,
+            self.input,
+            *self._spec.picture,
             self._light,
             self._thumbs,
             self._profiles,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
 from edge_monitor.kernels import tap_moments as kernel
@@ -12,6 +13,16 @@ from edge_monitor.taps.strip_program import counts, strips
 from edge_monitor.types import BoolArray, TapSpec
 
 DTYPES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8, "uint8": UINT8}
+
+ALIGNMENT = 64
+"""Bytes: one cache line, and what any runtime asks of a bound output."""
+
+
+def aligned_zeros(n_bytes: int) -> NDArray[np.uint8]:
+    """Memory that begins where `ALIGNMENT` asks for."""
+    memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + n_bytes]
 
 
 class Layout(msgspec.Struct, frozen=True):

@@ -295,6 +295,17 @@ def test_short_data_is_said_in_plain_words(region_map):
     assert any("thresholds are extrapolated" in remark for remark in region_map.provenance.warnings)
 
 
+def test_repeated_frames_are_said(clean, region_map):
+    """From all rows, those of the judged part too."""
+    rows = [
+        msgspec.structs.replace(row, fingerprint=clean.rows[i % 1100].fingerprint)
+        for i, row in enumerate(clean.rows)
+    ]
+    told = calibrate(msgspec.structs.replace(clean, rows=rows)).provenance.warnings
+    assert any("100 of 1200 frames repeat an earlier one" in remark for remark in told)
+    assert not any("repeat" in remark for remark in region_map.provenance.warnings)
+
+
 def test_constant_voxels_are_left_out_and_said(clean):
     dead = [
         msgspec.structs.replace(

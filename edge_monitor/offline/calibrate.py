@@ -17,6 +17,7 @@ from edge_monitor.config import CalibrationSettings
 from edge_monitor.errors import InputError
 from edge_monitor.flag_table import FLAGS
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
+from edge_monitor.offline.frame_remarks import frame_remarks
 from edge_monitor.offline.head_training import Keep, train_head
 from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
 from edge_monitor.offline.residual import fit_residual
@@ -138,7 +139,7 @@ def calibrate(
         judge_alarms=count_events(judged.confirmed),
         judge_hours=len(judged.confirmed) / rate_hz / 3600.0,
     )
-    remarks = list(budget_remarks(evidence))
+    remarks = [*budget_remarks(evidence), *frame_remarks(rows)]
     dead = int(np.isnan(fmri.scale).sum())
     if dead:
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")

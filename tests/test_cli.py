@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -355,7 +356,9 @@ def test_broker_that_comes_back_is_said_too(home, tmp_path, start_broker):
 
 
 def test_check_prints_a_map_and_a_good_config(home, tmp_path):
-    assert "golden frames" in edge_monitor("check", home / "map.npz").stdout
+    """With the range of the model's input: whoever forgot ``--scale`` sees 0 ... 255."""
+    shown = edge_monitor("check", home / "map.npz").stdout
+    assert re.search(r"golden frames +8, model input \S+e-05 \.\.\. 1\b", shown), shown
     result = edge_monitor("check", config(home, tmp_path))
     assert result.returncode == 0, result.stderr
     assert "good" in result.stdout

@@ -24,6 +24,7 @@ def describe_map(region_map: RegionMap) -> RenderableType:
     """Provenance, layer signatures, and thresholds of a map."""
     origin = region_map.provenance
     station, device = origin.workstation, origin.device
+    golden = region_map.golden.frames
     elsewhere = f" from {origin.workstation_source}" if origin.workstation_source else ""
     facts = Table.grid(padding=(0, 2))
     for key, value in (
@@ -40,7 +41,7 @@ def describe_map(region_map: RegionMap) -> RenderableType:
         ("device", f"{device.runtime}, {device.machine}: baselines, thresholds"),
         ("impact scores", _impact(region_map)),
         ("tracts", _tracts(region_map)),
-        ("golden frames", str(len(region_map.golden.frames))),
+        ("golden frames", f"{len(golden)}, model input {golden.min():.3g} ... {golden.max():.3g}"),
     ):
         facts.add_row(key, value)
     remarks = [f"note: {remark}" for remark in origin.warnings]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgeMonitorError(Exception):
     """Base of every error raised on purpose; the command line prints it as one line."""
@@ -38,6 +41,17 @@ class ConfigError(InputError):
 
 class RecordingError(InputError):
     """A recording that cannot be read or replayed."""
+
+
+@contextmanager
+def about(what: object) -> Iterator[None]:
+    """Put ``what``, a file or a key, in front of an error on purpose that does not begin with it."""
+    try:
+        yield
+    except InputError as error:
+        if error.what.startswith(str(what)):
+            raise
+        raise type(error)(what, str(error)) from error
 
 
 def first_line(error: Exception) -> str:

@@ -294,8 +294,9 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
         """
         expected, found = self.provenance.model_sha256, hashlib.sha256(data).hexdigest()
         if found != expected:
-            calibrated = f"{self.provenance.model} ({expected[:12]})"
-            raise MapError("region map", f"belongs to model {calibrated}, {name} is {found[:12]}")
+            calibrated = f"{self.provenance.model} (SHA-256 {expected[:12]})"
+            problem = f"{name} is {found[:12]}: another model, or the same one changed or damaged"
+            raise MapError("region map", f"belongs to model {calibrated}, {problem}")
 
     def require_frame_rate(self, rate_hz: float) -> None:
         """Refuse a stream of another rate: bands, gaps and deadlines would all be wrong.

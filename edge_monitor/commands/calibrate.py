@@ -15,7 +15,6 @@ from edge_monitor.commands.options import (
     ModelArg,
     ScaleOption,
     StdOption,
-    check_output,
     frame_settings,
 )
 from edge_monitor.errors import InputError
@@ -43,6 +42,7 @@ def calibrate(
     from edge_monitor.offline.calibrate import calibrate as learn
     from edge_monitor.offline.describe import describe_map
     from edge_monitor.offline.observe import observe, observe_recording
+    from edge_monitor.offline.output_file import check_map_file
 
     if (frames is None) == (rows is None):
         raise InputError("FRAMES", "give either frames or --rows RECORDING")
@@ -50,7 +50,7 @@ def calibrate(
     given = [f"--{name}" for name, value in of_frames.items() if value is not None]
     if rows is not None and given:
         raise InputError(given[0], "belongs to frames; --rows takes it from the recording")
-    check_output(output, model)
+    check_map_file(output)
     try:
         settings = CalibrationSettings(alarms_per_hour=alarms_per_hour, bands=bands)
     except ValueError as error:

@@ -52,13 +52,13 @@ def drill(
     from edge_monitor.offline.faults import SEVERITIES
     from edge_monitor.offline.injection import Injector, Range
     from edge_monitor.offline.observe import N_IMAGES, pick_frames
-    from edge_monitor.offline.page import check_page_file, write_page
+    from edge_monitor.offline.output_file import check_page_file
+    from edge_monitor.offline.page import write_page
     from edge_monitor.offline.report_drill import drill_page
-    from edge_monitor.taps.model_file import load_model
+    from edge_monitor.taps.known_model import load_known_model
 
     known = load_region_map(region_map)
-    data = load_model(model)[0]
-    known.require_model(data, str(model))
+    data, _ = load_known_model(model, known)
     cases = [Case(UNBROKEN, 0.0), *choose_cases(fault or (), severity or SEVERITIES, ramps=ramps)]
     if output is not None:
         check_page_file(output)

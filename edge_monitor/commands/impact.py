@@ -15,7 +15,6 @@ from edge_monitor.commands.options import (
     OnnxModelArg,
     ScaleOption,
     StdOption,
-    check_output,
     frame_settings,
 )
 
@@ -51,14 +50,15 @@ def impact(
     from edge_monitor.offline.describe import describe_impact
     from edge_monitor.offline.impact import impact_scores
     from edge_monitor.offline.observe import pick_frames, read_labels
+    from edge_monitor.offline.output_file import check_map_file
     from edge_monitor.offline.payoff import load_payoff
     from edge_monitor.offline.shapley import ShapleySettings
-    from edge_monitor.taps.model_file import load_model
+    from edge_monitor.taps.known_model import load_known_model
 
     known = load_region_map(region_map)
-    known.require_model(load_model(model)[0], str(model))
+    load_known_model(model, known)
     target = output or region_map
-    check_output(target, model)
+    check_map_file(target)
     settings = ShapleySettings(pairs=pairs, max_stderr=max_stderr, max_evals=max_evals, seed=seed)
     stream = frame_settings(frames, known.provenance.frame_rate_hz, scale, mean, std, limit)
     own = load_payoff(payoff) if payoff else None

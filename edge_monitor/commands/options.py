@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,29 +51,3 @@ def frame_settings(
         )
     except ValueError as error:
         raise InputError("option", str(error)) from error
-
-
-def check_output(path: Path, model: Path) -> None:
-    """Refuse a map file that cannot be written, or holds something else, before hours of work.
-
-    Raises
-    ------
-    InputError
-        The folder does not exist or is read-only, or the file exists and is no map.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(path, f"{folder} is no directory")
-    if not os.access(folder, os.W_OK):
-        raise InputError(path, "cannot be written")
-    if not path.exists():
-        return
-    if not path.is_file() or (model.exists() and path.samefile(model)):
-        raise InputError(path, "exists and is no region map")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            is_map = {"meta.npy", "eeg.floor.npy"} <= set(archive.namelist())
-    except zipfile.BadZipFile:
-        is_map = False
-    if not is_map:  # frames are archives as well, and must not be lost (tests/test_cli.py)
-        raise InputError(path, "exists and is no region map")

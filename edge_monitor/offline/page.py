@@ -115,28 +115,6 @@ def to_html(page: Page) -> str:
     return environment.from_string(template).render(page=page)
 
 
-def check_page_file(path: Path) -> None:
-    """Refuse a file that cannot be written or holds something other than a page.
-
-    Raises
-    ------
-    InputError
-        The folder is missing or read-only, or the file exists and is no HTML page.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(path, f"{folder} is no directory")
-    if not os.access(folder, os.W_OK):
-        raise InputError(path, "cannot be written")
-    if not path.exists():
-        return
-    head = b""
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(64)
-    if not head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise InputError(path, "exists and is no HTML page")
-
-
 def write_page(page: Page, path: Path) -> None:
     """Write a page; a reader sees the old file or the whole new one.
 

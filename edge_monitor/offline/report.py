@@ -9,7 +9,8 @@ from mcap.writer import MCAP0_MAGIC
 from edge_monitor.errors import InputError
 from edge_monitor.map_file import load_region_map
 from edge_monitor.offline.observe import Progress, silent
-from edge_monitor.offline.page import check_page_file, write_page
+from edge_monitor.offline.output_file import check_page_file
+from edge_monitor.offline.page import write_page
 from edge_monitor.offline.report_map import map_page
 from edge_monitor.offline.report_recording import recording_page
 

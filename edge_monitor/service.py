@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from edge_monitor.config import Config, MonitorSettings, SinkSettings
+from edge_monitor.errors import InputError, about
 from edge_monitor.map_file import load_region_map, to_bytes
 from edge_monitor.observer import Observer
 from edge_monitor.pipeline import Monitor
@@ -29,7 +30,8 @@ from edge_monitor.sinks.mqtt import MqttSink
 from edge_monitor.sinks.queued import QueuedSink, Sink
 from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.taps.model_file import installed_runtime, is_tflite, load_model
+from edge_monitor.taps.known_model import load_known_model
+from edge_monitor.taps.model_file import installed_runtime, is_tflite
 from edge_monitor.types import HealthReport, MonitorInput, Tick
 
 STEP_SAMPLES = 4096
@@ -109,27 +111,31 @@ class Service:
 
     Raises
     ------
-    EdgeMonitorError
-        The map, the model, the frames or a sink cannot be used; nothing was started then.
+    InputError
+        The map, the model, the frames or a sink cannot be used; the key of the configuration comes first, and
+        nothing was started.
     """
 
     def __init__(self, config: Config) -> None:
         # Everything that can be refused is, before a sink makes its file.
-        region_map = load_region_map(config.region_map)
-        region_map.require_frame_rate(config.source.frame_rate_hz)
-        model, name = load_model(config.model.path)
-        region_map.require_model(model, name)
+        with about("region_map"):
+            region_map = load_region_map(config.region_map)
+        with about("model.path"):
+            model, name = load_known_model(config.model.path, region_map)
+        with about("source"):
+            region_map.require_frame_rate(config.source.frame_rate_hz)
+            self._frames = FrameSource(config.source, region_map.input_shape)
         self._config = config
         # No threading.Event: a signal handler that sets the one its own thread is waiting on may deadlock.
         self._stopping = False
-        self._frames = FrameSource(config.source, region_map.input_shape)
         versions = Runtime.here(installed_runtime() if is_tflite(model, name) else "onnx")
         self.recording, sinks = open_sinks(
             config.sinks, region_map, config.monitor, _hash(config), versions=versions
         )
         self._watch = Watch(Monitor(region_map, config.monitor), sinks)
         try:
-            self._probe = open_probe(model, region_map, self._watch, threads=config.model.threads)
+            with about("model.path"):
+                self._probe = open_probe(model, region_map, self._watch, threads=config.model.threads)
         except BaseException:  # Ctrl-C too must leave a whole recording
             self._watch.close()
             raise
@@ -219,7 +225,7 @@ def open_sinks(
     Raises
     ------
     InputError
-        A sink's file cannot be made; those opened before are closed again.
+        A sink's file cannot be made, the setting's key comes first; those opened before are closed again.
     """
     sinks: list[Sink] = []
     recording: str | None = None
@@ -232,11 +238,11 @@ def open_sinks(
     running: dict[str, str] = msgspec.to_builtins(versions or Runtime.here())
     try:
         if settings.health_page is not None:
-            sinks.append(HealthPageSink(settings.health_page.path, settings.health_page.data_id))
+            with about("sinks.health_page.path"):
+                sinks.append(HealthPageSink(settings.health_page.path, settings.health_page.data_id))
         if settings.journal:
             sinks.append(QueuedSink(JournalSink()))
         if settings.recording is not None:
-            recording = str(_recording_path(Path(settings.recording.folder)))
             tap_names = tuple(tap.name for tap in region_map.taps)
             metadata = {
                 "device": os.uname().nodename,
@@ -245,9 +251,12 @@ def open_sinks(
                 "monitor_settings": msgspec.json.encode(monitor).decode(),
                 **running,
             }
-            sinks.append(QueuedSink(RecordingSink(Path(recording), map_bytes, metadata, tap_names)))
+            with about("sinks.recording.folder"):
+                recording = str(_recording_path(Path(settings.recording.folder)))
+                sinks.append(QueuedSink(RecordingSink(Path(recording), map_bytes, metadata, tap_names)))
         if settings.mqtt is not None:
-            sinks.append(MqttSink(settings.mqtt, versions=running, hashes=hashes))
+            with about("sinks.mqtt"):
+                sinks.append(MqttSink(settings.mqtt, versions=running, hashes=hashes))
     except BaseException:  # as in Service: what is open is closed, whatever ends this
         for sink in sinks:
             sink.close()
@@ -256,7 +265,17 @@ def open_sinks(
 
 
 def _recording_path(folder: Path) -> Path:
-    """Name a new recording after the time of day, which people look for; never an existing file."""
+    """Name a new recording after the time of day, which people look for; never an existing file.
+
+    Raises
+    ------
+    InputError
+        The folder is missing and cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(folder, f"is no directory and cannot be made one: {error.strerror}") from error
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     candidates = (folder / f"{stamp}{suffix}.mcap" for suffix in ("", *(f"-{i}" for i in range(2, 100))))
     return next(path for path in candidates if not path.exists())

@@ -237,6 +237,15 @@ def test_run_records_and_replay_gives_the_same_reports(home, tmp_path):
     assert replayed["compared"] == replayed["identical"] == 400
 
 
+def test_run_makes_the_recordings_folder(home, tmp_path):
+    path = config(home, tmp_path, sinks__recording={"folder": str(tmp_path / "new" / "recordings")})
+    assert edge_monitor("check", path).returncode == 0
+    assert not (tmp_path / "new").exists()  # to look is not to make
+    result = edge_monitor("run", path, "--json")
+    assert result.returncode == 0, result.stderr
+    assert Path(json.loads(result.stdout)["recording"]).parent == tmp_path / "new" / "recordings"
+
+
 def test_replay_notices_a_report_that_differs(home, tmp_path):
     """Settings that were not the recording's must show; so would any change of the code."""
     served = json.loads(edge_monitor("run", config(home, tmp_path), "--json").stdout)
@@ -483,6 +492,39 @@ def test_map_of_another_model(home, tmp_path):
     assert not list(tmp_path.glob("*.mcap"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"region_map": "absent.npz"}, "region_map: absent.npz: No such file"),
+        ({"model__path": "absent.onnx"}, "model.path: absent.onnx: No such file"),
+        ({"source__frames": "absent"}, "source: absent: no such file"),
+        ({"source__frame_rate_hz": 10.0}, "source: frame_rate_hz: is 10, the map was calibrated at 30 Hz"),
+        ({"source__mean": [0.0, 0.0]}, "source: mean: has 2 values"),
+        ({"sinks__health_page": {"path": "/absent/page"}}, "sinks.health_page.path: /absent"),
+    ],
+)
+def test_run_and_check_name_the_file_and_the_key(home, tmp_path, changes, words):
+    path = config(home, tmp_path, **changes)
+    assert f"error: {path}: {words}" in refused("run", path)
+    assert f"{path}: {words}" in edge_monitor("check", path).stderr
+    assert not list(tmp_path.glob("*.mcap"))
+
+
+def test_a_damaged_model_is_not_called_another_one(home, tmp_path):
+    """Cut short it is no model at all; with other bytes it may be either, and the digests say so."""
+    whole = (home / "model.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[:900])
+    (tmp_path / "flipped.onnx").write_bytes(whole[:-400] + bytes([whole[-400] ^ 4]) + whole[-399:])
+    for command in ("drill", "impact"):
+        cut, flipped = (
+            refused(command, tmp_path / file, home / "frames.npy", "--map", home / "map.npz")
+            for file in ("cut.onnx", "flipped.onnx")
+        )
+        assert "cut.onnx: not a whole ONNX model" in cut
+        assert "belongs to model model.onnx (SHA-256 " in flipped
+        assert "another model, or the same one changed or damaged" in flipped
+
+
 def test_misspelt_key_names_the_nearest(home, tmp_path):
     line = refused("run", config(home, tmp_path, source__frame_rate=30))
     assert "source.frame_rate" in line
@@ -545,8 +587,11 @@ def test_output_that_cannot_be_written(home, tmp_path):
     (tmp_path / "file").write_text("")
     line = refused("calibrate", home / "model.onnx", home / "frames.npy", "-o", tmp_path / "file" / "m.npz")
     assert "m.npz" in line
-    line = refused("run", config(home, tmp_path, sinks__recording={"folder": str(tmp_path / "file")}))
-    assert "file" in line
+    path = config(home, tmp_path, sinks__recording={"folder": str(tmp_path / "file")})
+    assert f"config.yaml: sinks.recording.folder: {tmp_path / 'file'}: is no directory" in refused(
+        "run", path
+    )
+    assert "config.yaml: sinks.recording.folder: " in edge_monitor("check", path).stderr
 
 
 def test_read_only_folder(home, tmp_path):
@@ -567,6 +612,7 @@ def test_output_never_replaces_what_is_no_map(home, tmp_path):
         before = (tmp_path / name).read_bytes() if (tmp_path / name).is_file() else None
         line = refused("calibrate", tmp_path / "model.onnx", home / "frames.npy", "-o", tmp_path / name)
         assert "is no region map" in line
+        assert "is no HTML page" in refused("report", home / "map.npz", "-o", tmp_path / name)
         assert before is None or (tmp_path / name).read_bytes() == before
 
 
@@ -608,13 +654,13 @@ def test_model_with_an_operator_that_nobody_knows(home, tmp_path):
 
 def test_missing_certificate_is_refused_by_run_and_check(home, tmp_path):
     mqtt = {"host": "127.0.0.1", "fleet": "f", "vehicle": "v", "monitor": "m", "ca_file": "no.pem"}
-    path = config(home, tmp_path, sinks={"mqtt": mqtt, "recording": {"folder": str(tmp_path / "none")}})
+    path = config(home, tmp_path, sinks={"mqtt": mqtt, "health_page": {"path": str(tmp_path / "none/page")}})
     checked = edge_monitor("check", path)
     assert checked.returncode == 2
-    assert "sinks.mqtt.ca_file" in checked.stderr
-    assert "no such directory" in checked.stderr
+    assert "config.yaml: sinks.mqtt.ca_file: no.pem: No such file" in checked.stderr
+    assert f"config.yaml: sinks.health_page.path: {tmp_path / 'none'}: is no directory" in checked.stderr
     path = config(home, tmp_path, sinks={"mqtt": mqtt})
-    assert "no.pem" in refused("run", path)
+    assert "config.yaml: sinks.mqtt.ca_file: no.pem: No such file" in refused("run", path)
 
 
 def test_text_is_printed_as_it_is(home, tmp_path):

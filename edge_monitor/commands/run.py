@@ -19,9 +19,12 @@ def run(
     import msgspec
 
     from edge_monitor.config import load_config
+    from edge_monitor.errors import about
     from edge_monitor.service import Service
 
-    served = Service(load_config(config)).run()
+    with about(config):
+        service = Service(load_config(config))
+    served = service.run()
     if as_json:
         typer.echo(msgspec.json.encode(served))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,14 @@ from rich.table import Table
 
 from edge_monitor.band_plan import BandPlan
 from edge_monitor.config import Config, load_config
-from edge_monitor.errors import EdgeMonitorError, InputError
+from edge_monitor.errors import EdgeMonitorError, about
 from edge_monitor.flag_causes import locate
 from edge_monitor.map_file import load_region_map
+from edge_monitor.offline.output_file import require_folder
 from edge_monitor.region_map import Impact, RegionMap
 from edge_monitor.sources.frames import FrameSource
+from edge_monitor.taps.known_model import load_known_model
+from edge_monitor.taps.model_file import load_model
 from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
 
 
@@ -154,38 +156,30 @@ def check_config(path: Path) -> tuple[Config, list[str]]:
         region_map = load_region_map(config.region_map)
     except EdgeMonitorError as error:
         problems.append(f"region_map: {error}")
-    data: bytes | None = None
-    try:
-        data = Path(config.model.path).read_bytes()
-    except OSError as error:
-        problems.append(f"model.path: {config.model.path}: {error.strerror}")
     checks: list[tuple[str, Callable[[], object]]] = []
-    if region_map is not None and data is not None:
-        checks.append(("model", lambda: region_map.require_model(data, config.model.path)))
-    if region_map is not None:
+    if region_map is None:
+        checks.append(("model.path", lambda: load_model(config.model.path)))
+    else:
         checks += [
+            ("model.path", lambda: load_known_model(config.model.path, region_map)),
             ("source", lambda: region_map.require_frame_rate(config.source.frame_rate_hz)),
             ("source", lambda: next(iter(FrameSource(config.source, region_map.input_shape)))),
         ]
     sinks = config.sinks
     if sinks.recording is not None:
-        folder = sinks.recording.folder
-        checks.append(("sinks.recording.folder", lambda: _require_folder(folder)))
+        folder = Path(sinks.recording.folder)
+        # The service makes it.
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        checks.append(("sinks.recording.folder", lambda: require_folder(there)))
     if sinks.health_page is not None:
-        page = str(Path(sinks.health_page.path).parent)
-        checks.append(("sinks.health_page.path", lambda: _require_folder(page)))
+        page = Path(sinks.health_page.path).parent
+        checks.append(("sinks.health_page.path", lambda: require_folder(page)))
     if sinks.mqtt is not None:
-        checks.append(("sinks", sinks.mqtt.require_files))
-    for section, test in checks:
+        checks.append(("sinks.mqtt", sinks.mqtt.require_files))
+    for key, test in checks:
         try:
-            test()
+            with about(key):
+                test()
         except EdgeMonitorError as error:
-            problems.append(f"{section}: {error}")
+            problems.append(str(error))
     return config, problems
-
-
-def _require_folder(folder: str) -> None:
-    if not Path(folder).is_dir():
-        raise InputError(folder, "no such directory")
-    if not os.access(folder, os.W_OK):
-        raise InputError(folder, "cannot be written")

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.config import FrameSettings
-from edge_monitor.errors import InputError, ModelError, RecordingError
+from edge_monitor.errors import InputError, ModelError, RecordingError, about
 from edge_monitor.map_file import from_bytes
 from edge_monitor.offline.scene import BEFORE, Scene, SceneCutter
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import Golden, RegionMap, Runtime
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.sources.recording import RecordingReader
+from edge_monitor.taps.known_model import load_known_model
+from edge_monitor.taps.model_file import load_model
 from edge_monitor.types import FloatArray, IntArray, StatRow, TapSpec
 
 FIT_SHARE = 0.4
@@ -88,9 +90,10 @@ def observe(
     InputError
         There are no frames.
     """
-    data = _read_model(model)
+    data, _ = load_model(model)
     rows: list[StatRow] = []
-    probe = Probe.open(model, taps=tap_names, on_row=rows.append)
+    with about(model):
+        probe = Probe.open(model, taps=tap_names, on_row=rows.append)
     if not probe.attached:
         raise ModelError(model, f"the probe does not attach: {probe.detach_reason}")
     inputs, shape = probe.input_names, probe.frame_shape
@@ -169,8 +172,7 @@ def observe_recording(model: Path, recording: Path) -> Observed:
     except msgspec.ValidationError as error:
         raise RecordingError(recording, f"does not say which versions made it ({error})") from error
     region_map = from_bytes(reader.region_map_bytes(), f"{recording}: region map")
-    data = _read_model(model)
-    region_map.require_model(data, str(model))
+    data, _ = load_known_model(model, region_map)
     origin = region_map.provenance
     return Observed(
         model=model.name,
@@ -243,10 +245,3 @@ def read_labels(path: Path, places: IntArray) -> IntArray:
     if len(labels) <= places.max():
         raise InputError(path, f"holds {len(labels)} labels, none for frame {places.max()}")
     return labels[places].astype(np.int64)
-
-
-def _read_model(model: Path) -> bytes:
-    try:
-        return model.read_bytes()
-    except OSError as error:
-        raise ModelError(model, error.strerror or str(error)) from error

@@ -31,7 +31,7 @@ from edge_monitor.sinks.queued import QueuedSink, Sink
 from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.taps.known_model import load_known_model
-from edge_monitor.taps.model_file import installed_runtime, is_tflite
+from edge_monitor.taps.model_file import serving_runtime
 from edge_monitor.types import HealthReport, MonitorInput, Tick
 
 STEP_SAMPLES = 4096
@@ -128,7 +128,7 @@ class Service:
         self._config = config
         # No threading.Event: a signal handler that sets the one its own thread is waiting on may deadlock.
         self._stopping = False
-        versions = Runtime.here(installed_runtime() if is_tflite(model, name) else "onnx")
+        versions = Runtime.here(serving_runtime(model, name))
         self.recording, sinks = open_sinks(
             config.sinks, region_map, config.monitor, _hash(config), versions=versions
         )

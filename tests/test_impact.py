@@ -21,6 +21,7 @@ from test_shapley import exact
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline import checkpoint as checkpoint_module
 from edge_monitor.offline.ablation import Game, voxel_cells, whole_answers
+from edge_monitor.offline.backend import backend_of
 from edge_monitor.offline.impact import impact_scores
 from edge_monitor.offline.payoff import DECISION_PROBABILITY, Payoff, accuracy
 from edge_monitor.offline.shapley import ShapleySettings
@@ -317,7 +318,7 @@ def test_the_checkpoint_of_another_run_is_refused_and_kept(arguments, other):
 
 def test_the_checkpoint_of_other_versions_is_refused(arguments, monkeypatch):
     other = msgspec.structs.replace(Runtime.here(), runtime="onnxruntime 0.0")
-    monkeypatch.setattr("edge_monitor.offline.impact.Runtime", SimpleNamespace(here=lambda: other))
+    monkeypatch.setattr("edge_monitor.offline.impact.Runtime", SimpleNamespace(here=lambda _: other))
     with pytest.raises(InputError, match=r"other versions\)"):
         impact_scores(**arguments)
 
@@ -458,7 +459,8 @@ def test_a_cut_that_answers_otherwise_is_noticed(monkeypatch):
         def after(self, activations, carried):
             return [0.99 * output for output in self.cut.after(activations, carried)]
 
-    monkeypatch.setattr("edge_monitor.offline.ablation.CutModel", Off)
+    tools = backend_of(CNN)._replace(cut=Off)
+    monkeypatch.setattr("edge_monitor.offline.ablation.backend_of", lambda _: tools)
     with pytest.raises(ModelError, match=r"relu1: the model cut here answers otherwise, by 0.03 of 3$"):
         impact_scores(CNN, cnn_taps(), noise(3))
 

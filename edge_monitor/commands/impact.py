@@ -12,7 +12,7 @@ from edge_monitor.commands.options import (
     FramesArg,
     LimitOption,
     MeanOption,
-    OnnxModelArg,
+    ModelArg,
     ScaleOption,
     StdOption,
     frame_settings,
@@ -20,7 +20,7 @@ from edge_monitor.commands.options import (
 
 
 def impact(
-    model: OnnxModelArg,
+    model: ModelArg,
     frames: FramesArg,
     region_map: Annotated[Path, typer.Option("--map", help="the map that gets the scores")] = Path("map.npz"),
     output: Annotated[Path | None, typer.Option("-o", "--output", help="write another map instead")] = None,

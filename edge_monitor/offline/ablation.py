@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import InputError, ModelError, first_line
+from edge_monitor.errors import InputError, ModelError
+from edge_monitor.offline.backend import backend_of
 from edge_monitor.offline.payoff import Outputs, Payoff
-from edge_monitor.offline.surgery import CHUNK, CutModel
-from edge_monitor.taps.onnx import find_observed_input, open_session, quiet_options
+from edge_monitor.offline.surgery import CHUNK
 from edge_monitor.types import BoolArray, FloatArray, TapSpec
 
 CUT_TOLERANCE = 1e-3
@@ -50,7 +50,7 @@ class Game:
     def __init__(
         self, data: bytes, tap: TapSpec, frames: NDArray[np.float32], payoff: Payoff, unablated: Outputs
     ) -> None:
-        self._cut, self._payoff, self._unablated = CutModel(data, tap.name), payoff, unablated
+        self._cut, self._payoff, self._unablated = backend_of(data).cut(data, tap.name), payoff, unablated
         activations, self._carried = self._cut.before(frames)
         natural = activations.shape[1:] if activations.ndim == 4 else (*activations.shape[1:], 1, 1)
         if natural != tap.shape:
@@ -111,17 +111,10 @@ def whole_answers(data: bytes, label: str, frames: NDArray[np.float32]) -> list[
     ModelError
         The model cannot be run, or an output has no batch axis.
     """
-    try:
-        session = open_session(data, (), {"sess_options": quiet_options()})
-        name = find_observed_input(session)
-        answers = [session.run(None, {name: frame[np.newaxis]}) for frame in frames]
-    except ModelError as error:
-        raise ModelError(label, str(error)) from error
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(label, f"cannot be run ({first_line(error)})") from error
-    for output, answer in zip(session.get_outputs(), answers[0], strict=True):
+    names, answers = backend_of(data).run(data, label, frames)
+    for name, answer in zip(names, answers[0], strict=True):
         if answer.ndim == 0 or len(answer) != 1:
-            raise ModelError(f"output {output.name}", f"is {answer.shape} for one frame, has no batch axis")
+            raise ModelError(f"output {name}", f"is {answer.shape} for one frame, has no batch axis")
     return [np.concatenate(output) for output in zip(*answers, strict=True)]
 
 

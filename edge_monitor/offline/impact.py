@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
 from edge_monitor.offline.ablation import Game, value_frames, whole_answers
+from edge_monitor.offline.backend import backend_of
 from edge_monitor.offline.checkpoint import Checkpoint
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.payoff import DECISION_PROBABILITY, Payoff, accuracy
 from edge_monitor.offline.shapley import Shapley, ShapleySampler, ShapleySettings
-from edge_monitor.offline.surgery import CutModel
 from edge_monitor.region_map import Impact, Runtime
-from edge_monitor.taps.model_file import load_model
-from edge_monitor.taps.onnx_graph import read_graph
+from edge_monitor.taps.model_file import load_model, serving_runtime
 from edge_monitor.types import IntArray, TapSpec
 
 
@@ -79,7 +78,6 @@ def impact_scores(
     """
     settings = settings or ShapleySettings()
     data, label = load_model(model)
-    read_graph(data, label)
     _check(taps, frames)
     if labels is not None:
         if payoff is not None:
@@ -90,7 +88,9 @@ def impact_scores(
     value_frames(payoff, unablated, unablated)
     store = Checkpoint(checkpoint, _identity(data, taps, frames, payoff, settings))
     for tap in taps[1:]:
-        CutModel(data, tap.name)  # what cannot be cut is refused before minutes of work on the others
+        backend_of(data).cut(
+            data, tap.name
+        )  # what cannot be cut is refused before minutes of work on the others
     results = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for tap in taps[1:]:
@@ -135,7 +135,7 @@ def _identity(
         "frames": f"{frames.shape} {hashlib.sha256(contiguous.data).hexdigest()}",
         "payoff or labels": f"{payoff.name} {payoff.digest}",
         **{name: repr(value) for name, value in msgspec.structs.asdict(settings).items()},
-        "versions": repr(Runtime.here()),
+        "versions": repr(Runtime.here(serving_runtime(data))),
     }
 
 

@@ -37,3 +37,8 @@ def installed_runtime() -> TfliteRuntime:
     """Which of the two TensorFlow Lite runtimes to use: tflite-runtime where it is the only one."""
     only_tflite = find_spec("tflite_runtime") is not None and find_spec("ai_edge_litert") is None
     return "tflite" if only_tflite else "litert"
+
+
+def serving_runtime(data: bytes, name: str = "model") -> Literal["onnx", "litert", "tflite"]:
+    """Which runtime serves a model on this machine."""
+    return installed_runtime() if is_tflite(data, name) else "onnx"

@@ -17,8 +17,10 @@ its DFT is ``tail_k[p] + head_k`` times ``w^(-k p)``. This is the modulated slid
 absolute, so no rounded coefficient is ever fed back) with the two stacks of sliding-window
 aggregation [2]_ in place of subtracting the sample that leaves. Nothing is ever subtracted: a huge
 sample leaves no residue behind and rounding errors never get older than two blocks. Each sample
-enters a bin twice, so time per bin and frame does not depend on N; block ends of different taps
-and bands are staggered. Head and tail are summed with the rounding error carried along [3]_.
+enters a bin twice, so work per bin and frame does not depend on N; block ends of different taps
+and bands are staggered. Memory does: the rows of the tail outgrow the processor's nearest cache, so
+those that a frame needs are asked for ahead of their use. Head and tail are summed with the rounding
+error carried along [3]_.
 
 Hann is 1/2, -1/4, -1/4 over neighbouring bins [4]_, which the common phase turns into
 ``S_k / 2 - (w^p S_(k-1) + w^-p S_(k+1)) / 4``. A zero in place of bin 0 removes the mean of the segment.
@@ -42,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.kernels._jit import kernel
+from edge_monitor.kernels.cache import fetch_row
 from edge_monitor.kernels.ring import push
 
 FloatArray = NDArray[np.float64]
@@ -250,6 +253,10 @@ def update(
         slot = DENSITY + frame % (span + 1)
         stagger = max(size // n_taps, 1)
         position = (frame + band) % size
+        # Each tap's row was last touched a window ago: ask for all of them before the first is needed.
+        for tap in range(n_taps):
+            row = first + (position + (tap + 1) * stagger + 1) % size * stride
+            fetch_row(state_tail[tap], row, width)
         for tap in range(n_taps):
             position += stagger
             if position >= size:

@@ -74,19 +74,19 @@ class ConsistencyTracker:
         spatial_peak : float or None
             Largest |theta| |z| of the frame.
         """
-        scores = [
-            math.nan if x is None or not math.isfinite(x) else x
-            for x in (spatial_peak, temporal_score, spatial_score)
-        ]
-        self._sample[kernel.PEAK :] = scores
+        temporal = math.nan if temporal_score is None else temporal_score
+        spatial = math.nan if spatial_score is None else spatial_score
         null = self._null
         kernel.update(
-            np.ascontiguousarray(gamma, np.float64),
-            self._sample,
+            gamma,
+            math.nan if spatial_peak is None else spatial_peak,
+            temporal,
+            spatial,
             GAMMA_FLOOR,
             self._frame,
             null.temporal_error,
             null.spatial_error,
+            self._sample,
             self._ring,
             self._series,
             self._terms,
@@ -100,7 +100,7 @@ class ConsistencyTracker:
                 self._segments,
             )
             self._coherence = _valid((raw - null.coherence_bias) / (1.0 - null.coherence_bias))
-        elif math.isnan(scores[1] + scores[2]):
+        elif not (math.isfinite(temporal) and math.isfinite(spatial)):
             self._coherence = None
         rho, agreement, in_error = map(_valid, self._terms.tolist())
         terms = [term for term in (rho, agreement, self._coherence) if term is not None]

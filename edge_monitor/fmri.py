@@ -113,8 +113,7 @@ class FmriTracker:
         require_array("good", good, (n_taps,), BOOL)
         scores = np.empty((2, n_voxels))
         taps = np.empty(n_taps)
-        summary = np.empty(4)
-        worst = kernel.score(
+        worst, *summary = kernel.compare(
             block.voxels,
             float(block.frames),
             self._baseline,
@@ -123,9 +122,8 @@ class FmriTracker:
             good,
             scores,
             taps,
-            summary,
         )
-        severity, score, input_score, bright = [None if math.isnan(x) else x for x in summary.tolist()]
+        severity, score, input_score, bright = [None if math.isnan(x) else x for x in summary]
         self._last = RegionScores(
             density=scores[0],
             z=scores[1],

@@ -214,18 +214,21 @@ class Monitor:
     ) -> tuple[HealthState, tuple[str, ...], tuple[Transition, ...]]:
         """Step the flags; worst state, its reasons, and what changed."""
         transitions = self._flags.update(frame, t_ns, findings)
-        states = self._flags.states
-        standing = [
-            (FLAGS[i].severity, f"{states[i].code}: {states[i].cause}") for i in self._flags.confirmed
-        ]
+        states, confirmed = self._flags.states, self._flags.confirmed
+        standing = [(FLAGS[i].severity, f"{states[i].code}: {states[i].cause}") for i in confirmed]
         if frame < 0:
             standing.append((HealthState.NEVER_SEEN, "no frame yet"))
         elif not self._eeg.warm:
             standing.append((HealthState.WARMING, "EEG windows are filling"))
-        state = max(severity for severity, _ in standing) if standing else HealthState.OK
-        reasons = tuple([text for severity, text in standing if severity is state])
+        state, reasons = _worst(standing) if standing else (HealthState.OK, ())
         before = self.report.state
         if state is not before:
             change = Transition(frame, t_ns, "HEALTH", before.name, state.name, "; ".join(reasons))
             transitions = (*transitions, change)
         return state, reasons, transitions
+
+
+def _worst(standing: list[tuple[HealthState, str]]) -> tuple[HealthState, tuple[str, ...]]:
+    """Worst state of all that stands, and every text of that state."""
+    state = max(severity for severity, _ in standing)
+    return state, tuple([text for severity, text in standing if severity is state])

@@ -42,10 +42,8 @@ def _nothing(array: FloatArray, index: int) -> None:
     """Stand in where nothing is compiled."""
 
 
-if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-    fetch = _nothing
-else:
-    fetch = cast("Callable[[FloatArray, int], None]", intrinsic(_fetch))
+_compiled = cast("Callable[[FloatArray, int], None]", intrinsic(_fetch))
+fetch = _nothing if numba.config.DISABLE_JIT else _compiled  # type: ignore[attr-defined]
 
 
 @kernel("void(float64[::1], int64, int64)")

@@ -74,16 +74,19 @@ def agreement(
 
 
 @kernel(
-    "void(float64[::1], float64[::1], float64, int64, float64, float64, "
-    "float64[:, ::1], float64[:, ::1], float64[::1])"
+    "void(float64[:], float64, float64, float64, float64, int64, float64, float64, "
+    "float64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
 )
 def update(
     gamma: FloatArray,
-    sample: FloatArray,
+    peak: float,
+    temporal: float,
+    spatial: float,
     floor: float,
     frame: int,
     temporal_error: float,
     spatial_error: float,
+    state_sample: FloatArray,
     state_ring: FloatArray,
     state_series: FloatArray,
     out_terms: FloatArray,
@@ -94,14 +97,16 @@ def update(
     ----------
     gamma : (n_taps,) float64
         Gamma power; NaN makes the sample of rho invalid.
-    sample : (4,) float64
-        The frame's sample; its entry `GAMMA` is filled in here.
+    peak, temporal, spatial : float
+        The rest of the frame's sample; what is not finite becomes NaN.
     floor : float
         Added to gamma before the logarithm.
     frame : int
         Number of frames before this one.
     temporal_error, spatial_error : float
         Scores above these are errors.
+    state_sample : (4,) float64
+        Work space.
     state_ring : (window + DELAY, 4) float64
         The last samples, NaN where there was none yet.
     state_series : (4, window + DELAY) float64
@@ -109,10 +114,13 @@ def update(
     out_terms : (3,) float64
         rho, agreement, agreement in error; NaN where invalid, also while the window is not full.
     """
-    sample[GAMMA] = 0.0
+    state_sample[GAMMA] = 0.0
     for tap in range(gamma.size):
-        sample[GAMMA] += math.log(gamma[tap] + floor) / gamma.size
-    push(sample, frame, state_ring)
+        state_sample[GAMMA] += math.log(gamma[tap] + floor) / gamma.size
+    state_sample[PEAK] = peak if math.isfinite(peak) else math.nan
+    state_sample[TEMPORAL] = temporal if math.isfinite(temporal) else math.nan
+    state_sample[SPATIAL] = spatial if math.isfinite(spatial) else math.nan
+    push(state_sample, frame, state_ring)
     for column in range(state_series.shape[0]):
         latest(state_ring, frame, column, state_series[column])
     window = state_series.shape[1] - DELAY

@@ -19,9 +19,6 @@ EPSILON = 1e-6
 # Rows of the baseline (6, n_voxels).
 COUNT, MEDIAN, SCALE, THETA, FLOOR, BRIGHT = range(6)
 
-# Entries of the summary (4,).
-SEVERITY, SCORE, INPUT_SCORE, BRIGHTNESS = range(4)
-
 
 @kernel("void(float64[:, ::1], float64[::1], float64, float64[::1], float64[::1])")
 def densities(
@@ -45,10 +42,11 @@ def densities(
 
 
 @kernel(
-    "int64(float64[:, ::1], float64, float64[:, ::1], int64[::1], boolean[::1], boolean[::1], "
-    "float64[:, ::1], float64[::1], float64[::1])"
+    "Tuple((int64, float64, float64, float64, float64))"
+    "(float64[:, ::1], float64, float64[:, ::1], int64[::1], boolean[::1], boolean[::1], float64[:, ::1], "
+    "float64[::1])"
 )
-def score(
+def compare(
     voxels: FloatArray,
     frames: float,
     baseline: FloatArray,
@@ -57,9 +55,8 @@ def score(
     good: BoolArray,
     out_voxels: FloatArray,
     out_taps: FloatArray,
-    out_summary: FloatArray,
-) -> int:
-    """Compare one block of voxel sums with the clean baseline; return the worst voxel, -1 if none.
+) -> tuple[int, float, float, float, float]:
+    """Compare one block of voxel sums with the clean baseline.
 
     Parameters
     ----------
@@ -77,12 +74,16 @@ def score(
         Density and z; NaN where masked, z also where the voxel has no scale.
     out_taps : (n_taps,) float64
         Root mean square z of the tap's voxels, NaN where there is none.
-    out_summary : (4,) float64
-        Over the taps from 1 on: largest |theta| |z|, largest tap score; then tap 0's score and share of
-        bright voxels. NaN: none.
+
+    Returns
+    -------
+    worst : int
+        Voxel of the taps from 1 on with the largest |theta| |z|, -1 if none.
+    severity, score, input_score, bright : float
+        That product, the largest score of these taps, tap 0's score, its share of bright voxels. NaN: none.
     """
     densities(voxels, baseline[COUNT], frames, baseline[FLOOR], out_voxels[0])
-    out_summary[:] = math.nan
+    severity = score = input_score = brightness = math.nan
     worst = -1
     for tap in range(out_taps.size):
         squares = 0.0
@@ -96,21 +97,20 @@ def score(
                 continue
             squares += z * z
             scored += 1
-            severity = abs(baseline[THETA, g]) * abs(z)
-            if tap > 0 and (worst < 0 or severity > out_summary[SEVERITY]):
-                worst = g
-                out_summary[SEVERITY] = severity
+            weighted = abs(baseline[THETA, g]) * abs(z)
+            if tap > 0 and (worst < 0 or weighted > severity):
+                worst, severity = g, weighted
         if tap == 0 and present[0] and good[0]:
             bright = 0
             for g in range(first_voxel[1]):
                 bright += voxels[g, 1] >= baseline[BRIGHT, g] * baseline[COUNT, g] * frames
-            out_summary[BRIGHTNESS] = bright / first_voxel[1]
+            brightness = bright / first_voxel[1]
         out_taps[tap] = math.nan
         if scored == 0:
             continue
         out_taps[tap] = math.sqrt(squares / scored)
         if tap == 0:
-            out_summary[INPUT_SCORE] = out_taps[tap]
-        elif not out_taps[tap] <= out_summary[SCORE]:  # also true while the score is NaN
-            out_summary[SCORE] = out_taps[tap]
-    return worst
+            input_score = out_taps[tap]
+        elif not out_taps[tap] <= score:  # also true while the score is NaN
+            score = out_taps[tap]
+    return worst, severity, score, input_score, brightness

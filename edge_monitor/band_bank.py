@@ -31,6 +31,11 @@ class BandBank:
     n_powers : int, optional
         How many bands have their power given, the first of them; default: all.
 
+    Attributes
+    ----------
+    taps, sums : int64, float64 arrays
+        The state of `goertzel.update`, to be read.
+
     Raises
     ------
     InputError
@@ -49,12 +54,11 @@ class BandBank:
         self._bands, self._twiddle = _band_table(plan)
         self._none_good = np.zeros(n_taps, bool)
         self._row = np.zeros(2 * n_taps)
-        self._taps = np.zeros((n_taps, 3), np.int64)
+        self.taps = np.zeros((n_taps, 3), np.int64)
         self._ring = np.zeros((max(plan.windows), 2 * n_taps))
         width = self._bands[:, goertzel.WIDTH].max()
-        self._n_bins = (plan.bins[:, 1] - plan.bins[:, 0]).tolist()
         densities = (segments - 1) * max(plan.windows) // 2 + 1
-        self._sums = np.zeros((n_taps, len(plan.windows), goertzel.DENSITY + densities, width))
+        self.sums = np.zeros((n_taps, len(plan.windows), goertzel.DENSITY + densities, width))
         self._tail = np.zeros((n_taps, self._twiddle.size))
         self.reset()
 
@@ -62,9 +66,9 @@ class BandBank:
         """Forget everything, as if new."""
         self._frame = 0
         self._fewest = 0
-        for state in (self._row, self._taps, self._ring, self._sums, self._tail):
+        for state in (self._row, self.taps, self._ring, self.sums, self._tail):
             state.fill(0)
-        self._taps[:, goertzel.GAP] = goertzel.GAP_LIMIT  # there is no last good sample to hold yet
+        self.taps[:, goertzel.GAP] = goertzel.GAP_LIMIT  # there is no last good sample to hold yet
 
     def update(self, samples: FloatArray, good: BoolArray, missing: int) -> FloatArray:
         """Take in one frame.
@@ -103,29 +107,17 @@ class BandBank:
     @property
     def count(self) -> IntArray:
         """(n_taps,) int64: samples since the last restart of the warm-up."""
-        return self._taps[:, goertzel.COUNT].copy()
+        return self.taps[:, goertzel.COUNT].copy()
 
     @property
     def held(self) -> IntArray:
         """(n_taps,) int64: held samples among those in the longest window."""
-        return self._taps[:, goertzel.HELD].copy()
+        return self.taps[:, goertzel.HELD].copy()
 
     @property
     def warm(self) -> bool:
         """Whether every tap's longest window is full."""
         return self._fewest >= self._span
-
-    @property
-    def samples(self) -> IntArray:
-        """(n_taps,) int64: a view of what `count` copies."""
-        return self._taps[:, goertzel.COUNT]
-
-    def latest(self, band: int) -> FloatArray:
-        """View of the band's latest density, (n_taps, n_bins): what `psd` copies for one segment.
-
-        It says something once `samples` has reached the band's window.
-        """
-        return self._sums[:, band, goertzel.DENSITY, : self._n_bins[band]]
 
     def psd(self, band: int) -> FloatArray:
         """One-sided power density of one band's bins after the last update.
@@ -139,8 +131,8 @@ class BandBank:
         hop = window // 2
         span = (self._segments - 1) * hop
         recent = goertzel.DENSITY + (self._frame - 1 - hop * np.arange(self._segments)) % (span + 1)
-        density: FloatArray = self._sums[:, band, recent, : max(width // 2 - 2, 0)].mean(axis=1)
-        density[self._taps[:, goertzel.COUNT] < window + span] = np.nan
+        density: FloatArray = self.sums[:, band, recent, : max(width // 2 - 2, 0)].mean(axis=1)
+        density[self.taps[:, goertzel.COUNT] < window + span] = np.nan
         return density
 
     def _check(self, name: str, array: FloatArray | BoolArray, dtype: np.dtype[Any]) -> None:
@@ -160,9 +152,9 @@ class BandBank:
             self._bands,
             self._twiddle,
             self._row,
-            self._taps,
+            self.taps,
             self._ring,
-            self._sums,
+            self.sums,
             self._tail,
             out_power,
         )

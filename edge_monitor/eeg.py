@@ -9,8 +9,9 @@ import numpy as np
 from edge_monitor.band_bank import BandBank
 from edge_monitor.band_plan import LINE, LINE_BINS, BandPlan
 from edge_monitor.errors import MapError
-from edge_monitor.kernels import goertzel, line
-from edge_monitor.kernels.structure import LAGS, LENGTH, structure
+from edge_monitor.kernels.eeg import compare
+from edge_monitor.kernels.goertzel import GAP_LIMIT
+from edge_monitor.kernels.structure import LAGS, LENGTH
 from edge_monitor.region_map import EegBaseline
 from edge_monitor.types import BANDS, STATES, BandPowers, BoolArray, FloatArray
 
@@ -51,9 +52,8 @@ class EegTracker:
         for name, values in (("floor", baseline.floor[known]), ("scale", baseline.scale[known])):
             if not np.all(values > 0):
                 raise MapError(f"eeg.{name}", f"{values.min()} is not positive")
-        self._floor = np.array(baseline.floor, np.float64, order="C")
-        self._mean = np.array(baseline.mean, np.float64, order="C")
-        self._scale = np.where(known, baseline.scale, np.nan)
+        scale = np.where(known, baseline.scale, np.nan)
+        self._baseline = np.array([baseline.floor, baseline.mean, scale], np.float64)
         self._line_weight = np.exp(-np.array(baseline.line_level, np.float64, order="C"))
         self._line = np.array(baseline.line, np.float64, order="C")
         self._line_smooth = np.full(n_taps, np.nan)
@@ -79,19 +79,27 @@ class EegTracker:
     def update(self, signals: FloatArray, good: BoolArray, missing: int) -> BandPowers:
         """Take in one frame; parameters and errors as for `BandBank.update`."""
         power = self._bank.update(signals, good, missing)
-        if missing > goertzel.GAP_LIMIT:
+        if missing > GAP_LIMIT:
             self._forget_structure()
-        structure(signals, good, self._logs, self._samples, self._structure)
         z = np.empty(self._shape)
         state = np.empty(self._shape[0], np.int64)
-        score = goertzel.standardise(power, self._floor, self._mean, self._scale, IDLE, z, state)
         line_z = np.empty(self._shape[0])
-        line_score = line.peak_over_floor(
-            self._bank.latest(LINE),
-            self._bank.samples,
+        score, line_score = compare(
+            signals,
+            good,
+            power,
+            self._bank.taps,
+            self._bank.sums,
+            self._baseline,
+            IDLE,
             self._line_weight,
             self._line,
             self._line_smooth,
+            self._logs,
+            self._samples,
+            self._structure,
+            z,
+            state,
             line_z,
         )
         return BandPowers(

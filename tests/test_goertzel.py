@@ -77,12 +77,12 @@ def test_end_block_sums_every_suffix_about_a_constant_of_the_window(case):
         samples[-1 if case == "spike at the end" else -2] = 1e30
     for frame, x in enumerate(samples, 100):
         bank._ring[frame % window, 1] = x
-    bank._sums[1, 0, :2] = 7.0  # what the block before left behind
-    goertzel.end_block(bank._ring, 115, 1, 0, bank._bands, bank._twiddle, bank._sums, bank._tail)
+    bank.sums[1, 0, :2] = 7.0  # what the block before left behind
+    goertzel.end_block(bank._ring, 115, 1, 0, bank._bands, bank._twiddle, bank.sums, bank._tail)
 
-    centre = bank._sums[1, 0, goertzel.CENTRE, 0]
+    centre = bank.sums[1, 0, goertzel.CENTRE, 0]
     assert centre == pytest.approx(np.clip(samples.mean(), -abs(samples[-1]), abs(samples[-1])))
-    assert not bank._sums[1, 0, : goertzel.CENTRE].any()
+    assert not bank.sums[1, 0, : goertzel.CENTRE].any()
     for p in range(window):
         n = np.arange(p, window)
         expected = [
@@ -107,12 +107,12 @@ def test_hann_density_is_welch_from_any_start(window, first, end):
         at = (p + np.arange(window)) % window  # the window starts at position p of its block
         sums = np.array([(samples * np.exp(-2j * np.pi * at * bin_ / window)).sum() for bin_ in k]) * (k > 0)
         split = rng.normal(size=(2, 2 * k.size))
-        bank._sums[1, 0, goertzel.HEAD, : 2 * k.size], bank._sums[1, 0, goertzel.CARRY, : 2 * k.size] = split
+        bank.sums[1, 0, goertzel.HEAD, : 2 * k.size], bank.sums[1, 0, goertzel.CARRY, : 2 * k.size] = split
         row = p * (2 * k.size + 2)
         bank._tail[1, row : row + 2 * k.size] = np.concatenate([sums.real, sums.imag]) - split.sum(axis=0)
-        goertzel.hann_density(row, 1, 0, goertzel.DENSITY, bank._bands, bank._twiddle, bank._tail, bank._sums)
+        goertzel.hann_density(row, 1, 0, goertzel.DENSITY, bank._bands, bank._twiddle, bank._tail, bank.sums)
         np.testing.assert_allclose(
-            bank._sums[1, 0, goertzel.DENSITY, : end - first], expected, rtol=1e-10, atol=1e-12
+            bank.sums[1, 0, goertzel.DENSITY, : end - first], expected, rtol=1e-10, atol=1e-12
         )
 
 
@@ -161,7 +161,7 @@ def test_bound_holds_after_a_hundred_million_frames():
 
     stream = 1e3 + np.random.default_rng(4).normal(size=(9973, 1))
     bank = BandBank(BandPlan.make("nyquist", 30.0), 1)
-    state = (bank._bands, bank._twiddle, bank._row, bank._taps, bank._ring, bank._sums, bank._tail)
+    state = (bank._bands, bank._twiddle, bank._row, bank.taps, bank._ring, bank.sums, bank._tail)
     frame = 0
     for stop in (10**6, 10**7, 10**8 - 77, 10**8):
         run(stream, np.ones(1, bool), frame, stop, *state, np.empty((1, 5)))

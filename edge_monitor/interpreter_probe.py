@@ -188,6 +188,7 @@ class InterpreterProbe(Observer):
         """Hand over the row of the run that just ended, if there is one."""
         assert self._tapped is not None  # or nothing was loaded
         try:
+            self._govern(self._tapped)
             reduction = self._tapped.reduce()
             if reduction is None:
                 return False

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.region_map import Golden, RegionMap
 from edge_monitor.taps.certificate import Certificate, certify, self_test
+from edge_monitor.taps.governor import Governor
 from edge_monitor.taps.output import OutputSummarizer
 from edge_monitor.taps.reducer import Reduction
-from edge_monitor.types import FloatArray, ProbeEvent, StatRow, TapSpec
+from edge_monitor.types import BoolArray, FloatArray, ProbeEvent, StatRow, TapSpec
 
 Note = tuple[int | None, Mapping[str, float | None]]
 Answer = list[NDArray[Any]]
@@ -38,6 +39,11 @@ class Setup(NamedTuple):
     @property
     def golden(self) -> Golden | None:
         return None if self.region_map is None else self.region_map.golden
+
+    @property
+    def period_ns(self) -> float | None:
+        """Frame period; known of calibrated streams alone."""
+        return None if self.region_map is None else 1e9 / self.region_map.provenance.frame_rate_hz
 
     @property
     def specs(self) -> tuple[TapSpec, ...] | None:
@@ -64,6 +70,12 @@ class Setup(NamedTuple):
             raise InputError("taps", "come from the region map, give one of the two")
         self.region_map.require_model(data, "this one")
         return [tap.name for tap in self.region_map.taps[1:]]
+
+
+class Scannable(Protocol):
+    """A tapped model of which some taps' voxels can be left out."""
+
+    def choose(self, scan: BoolArray) -> None: ...
 
 
 class Vetted(NamedTuple):
@@ -96,6 +108,9 @@ class Observer:
         The model's inputs.
     frame_shape : tuple of int
         Shape of the observed input as `feed` takes it, (C, H, W) or (N,).
+    governor : Governor or None
+        What keeps the probe within its budget of time; None until attached, and without a map: calibration
+        needs all there is.
     """
 
     def __init__(
@@ -112,6 +127,8 @@ class Observer:
         self.taps: tuple[TapSpec, ...] = ()
         self.certificate: Certificate | None = None
         self.runtime, self.input_names, self.frame_shape = runtime, input_names, frame_shape
+        self.governor: Governor | None = None
+        self._period_ns = setup.period_ns
         self._on_row = setup.on_row
         self._on_event = setup.on_event
         self._lock = threading.Lock()
@@ -156,6 +173,13 @@ class Observer:
         )
         self._rows += 1
         self._on_row(row)
+        if self.governor is not None:
+            self.governor.spent(time.monotonic_ns() - ended_ns)
+
+    def _govern(self, tapped: Scannable) -> None:
+        """Say what is read of the frame that was just run."""
+        if self.governor is not None:
+            tapped.choose(self.governor.scan())
 
     def _vet(
         self,
@@ -180,6 +204,8 @@ class Observer:
         """Observe from now on; say so when what was seen on golden frames is not what the map records."""
         self.taps = taps
         self.attached = True
+        if self._period_ns is not None:
+            self.governor = Governor(len(taps), self._period_ns)
         if golden is not None:
             failure = self_test(taps, vetted.signals, vetted.answers, golden)
             if failure is not None:

@@ -181,6 +181,7 @@ class SessionProbe(Observer):
         outputs = self._tapped.run(feed)
         ended_ns = time.monotonic_ns()
         try:
+            self._govern(self._tapped)
             reduction = self._tapped.reduce(feed[self._observed])
             self._hand_over(reduction, outputs[0], started_ns, ended_ns, note)
         except Exception as error:  # noqa: BLE001  # ours alone: the answer is in hand already

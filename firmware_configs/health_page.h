@@ -17,7 +17,7 @@
 #error "the payload of the health page is little-endian"
 #endif
 
-#define EM_HEALTH_PAGE_FORMAT 1u
+#define EM_HEALTH_PAGE_FORMAT 2u
 
 enum em_health_state {
     EM_STATE_OK = 0,
@@ -53,10 +53,12 @@ struct em_health_page {
     double step_ns;            /* cost of the monitor's last step */
     uint64_t dropped_rows;     /* rows lost on the way to the monitor */
     uint64_t dropped_records;  /* inputs lost by the monitor's own sinks */
+    uint32_t scanned_taps;     /* taps whose voxels the last spatial block holds; 0: none yet */
+    uint32_t scan_period;      /* frames from the block before to it (TR); 0: not known yet */
     char worst_flag[32];       /* code of the most severe confirmed flag, padded with NUL; may be empty */
 };
 
-static_assert(sizeof(struct em_health_page) == 184, "the layout must hold no padding");
+static_assert(sizeof(struct em_health_page) == 192, "the layout must hold no padding");
 
 enum em_page_status {
     EM_PAGE_OK = 0,       /* new since the last read */

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from handmade import bands, consistency, evidence, flag, regions, report, row, vitals
 from msgspec.structs import asdict, replace
@@ -18,7 +19,7 @@ from edge_monitor.service import Watch
 from edge_monitor.sinks.health_page import HealthPageSink
 from edge_monitor.sinks.health_page_layout import FIELDS, LENGTH, SIZE
 from edge_monitor.sinks.health_page_reader import HealthPageReader, Page, PageStatus
-from edge_monitor.types import FlagStatus, HealthState, Tick
+from edge_monitor.types import FlagStatus, HealthState, SpatialBlock, Tick
 
 DATA_ID = 0xE0A1B2C3
 HEADER_DIR = Path(__file__).parents[1] / "firmware_configs"
@@ -99,8 +100,28 @@ def test_a_reader_gets_what_was_reported(sink, reader):
         "step_ns": 61e3,
         "dropped_rows": 3,
         "dropped_records": 2**40,
+        "scanned_taps": 0,
+        "scan_period": 0,
         "worst_flag": "ACTIVATIONS_STALE",
     }
+
+
+def test_what_the_probe_still_scans_is_on_the_page(sink, reader):
+    """Taps of the last block, and how many frames lie between it and the one before."""
+
+    def scanned(frame, taps=None):
+        voxels, channels = np.zeros((2, 3)), np.zeros(2)
+        block = None if taps is None else SpatialBlock(1, np.array(taps), voxels, channels)
+        sink.write(replace(row(frame), spatial=block), now())
+        page = reader.read().page
+        return page.scanned_taps, page.scan_period
+
+    assert scanned(0) == (0, 0)
+    assert scanned(1, [True, True]) == (2, 0)
+    assert scanned(2, [True, True]) == (2, 1)
+    assert scanned(3) == (2, 1)
+    assert scanned(6, [False, True]) == (1, 4)
+    assert scanned(0, [False, True]) == (1, 0)  # the stream began anew
 
 
 def test_the_worst_flag_is_the_most_severe_not_the_first(sink, reader):
@@ -188,7 +209,7 @@ def test_another_length_is_foreign(sink, reader, path, length):
 
 
 def test_another_format_is_foreign(path, monkeypatch):
-    monkeypatch.setattr("edge_monitor.sinks.health_page.FORMAT", 2)
+    monkeypatch.setattr("edge_monitor.sinks.health_page.FORMAT", 1)
     sink = HealthPageSink(path, DATA_ID)
     sink.write(row(), now())
     monkeypatch.undo()
@@ -397,6 +418,7 @@ int main(int argc, char **argv) {
     U(format); U(state); U(instance); U(content_counter); I(frame); I(t_ns); U(flags);
     D(temporal_score); D(spatial_score); D(input_score); D(evidence_ratio); D(consistency); D(agreement);
     D(rate_hz); I(latency_ns); D(step_ns); U(dropped_rows); U(dropped_records);
+    U(scanned_taps); U(scan_period);
     OFFSET(worst_flag); printf("worst_flag %.32s\n", page.worst_flag);
     printf("again %d\n", (int)em_health_page_read(mapped, data_id, now, deadline, &reader, &page));
     return 0;
@@ -434,7 +456,7 @@ def test_the_c_header_reads_the_same_page(c_reader, sink, path):
     sink.write(row(), full_report())
     status, again, answer = c_reader(path)
     assert (status, again) == ("OK", "REPEATED")
-    page = asdict(HealthPageReader(path, DATA_ID, LATE).read().page) | {"format": 1}
+    page = asdict(HealthPageReader(path, DATA_ID, LATE).read().page) | {"format": 2}
     offset = PAYLOAD
     for name, code in FIELDS:
         assert int(answer[f"offset {name}"]) == offset, name

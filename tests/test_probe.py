@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from onnx import TensorProto, helper
 
 from edge_monitor.errors import InputError, MapError, ModelError
 from edge_monitor.kernels.output import summarize_output
+from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.taps.certificate import Certificate
+from edge_monitor.taps.governor import ladder
 from edge_monitor.taps.onnx import TappedSession
 from edge_monitor.taps.output import OutputSummarizer
 from edge_monitor.types import OutputSummary
@@ -678,3 +682,88 @@ def test_resnet8_keeps_its_accuracy(make, recorder):
     assert right / len(labels) == 0.89
     assert len(recorder.rows) == len(labels)
     assert [row.output.top1 for row in recorder.rows[:3]] == [3, 8, 8]
+
+
+# The governor.
+
+
+def rated(data, rate_hz):
+    """Map of a stream so fast that any probe is over its budget, or so slow that none is."""
+    return minimal_map(data, ["clip2", "relu3"], frame_rate_hz=rate_hz)
+
+
+def test_within_the_budget_all_taps_are_scanned_in_every_frame(recorder):
+    data = models.cnn()
+    probe = probe_of(recorder, data, region_map=rated(data, 1e-3))
+    for frame in frames(70):
+        probe.run(None, {"input": frame})
+    assert probe.governor.step == (3, 1)
+    assert all(row.spatial.taps.all() for row in recorder.rows)
+
+
+def test_over_budget_voxels_are_scanned_less_and_signals_never(recorder):
+    """Fewer taps at a time, then fewer frames; what is still read is what an unhurried probe reads."""
+    data = models.cnn()
+    unhurried = Recorder()
+    hurried = probe_of(recorder, data, region_map=rated(data, 1e7))
+    calm = probe_of(unhurried, data, region_map=rated(data, 1e-3))
+    for frame in frames(64 * 8):
+        (found,), (expected,) = hurried.run(None, {"input": frame}), calm.run(None, {"input": frame})
+        np.testing.assert_array_equal(found, expected)
+    assert hurried.governor.step == (2, 64)
+    scanned = [0 if row.spatial is None else int(row.spatial.taps.sum()) for row in recorder.rows]
+    assert scanned[:64] == [3] * 64
+    assert scanned[64:128] == [2] * 64
+    assert scanned[128:192] == [2, 0] * 32
+    for row, whole in zip(recorder.rows, unhurried.rows, strict=True):
+        np.testing.assert_allclose(row.signals, whole.signals, rtol=1e-6)  # added up in another order
+        np.testing.assert_array_equal(row.picture, whole.picture)
+        if row.spatial is not None:
+            of_tap = np.repeat(row.spatial.taps, [tap.n_voxels for tap in hurried.taps])
+            np.testing.assert_array_equal(row.spatial.voxels[of_tap], whole.spatial.voxels[of_tap])
+            assert np.isnan(row.spatial.voxels[~of_tap]).all()
+
+
+def test_without_a_map_nothing_is_saved(recorder):
+    """Calibration needs all there is, and a stream's rate is not known before."""
+    probe = probe_of(recorder)
+    for frame in frames(130):
+        probe.run(None, {"input": frame})
+    assert probe.governor is None
+    assert all(row.spatial.taps.all() for row in recorder.rows)
+
+
+def test_a_monitor_lives_with_what_a_hurried_probe_sends(recorder):
+    data = models.cnn()
+    region_map = rated(data, 1e7)
+    probe = probe_of(recorder, data, region_map=region_map)
+    for frame in frames(64 * 4):
+        probe.run(None, {"input": frame})
+    monitor = Monitor(region_map)
+    reports = [monitor.step(row) for row in recorder.rows]
+    assert all(np.isfinite(row.signals).all() for row in recorder.rows)
+    partial = next(i for i, row in enumerate(recorder.rows) if row.spatial and not row.spatial.taps.all())
+    of_tap = np.repeat(recorder.rows[partial].spatial.taps, [tap.n_voxels for tap in probe.taps])
+    assert np.isnan(reports[partial].regions.z[~of_tap]).all()
+    assert np.isfinite(reports[partial].regions.z[of_tap]).all()
+    assert reports[partial + 1].frame == partial + 1
+
+
+def test_a_machine_under_full_load_loses_no_frame(recorder):
+    """Two busy processes per processor: whatever the governor makes of it, every call gives its row."""
+    data = models.cnn()
+    probe = probe_of(recorder, data, region_map=rated(data, 30.0))
+    plain = session_of(data)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        for frame in frames(300):
+            (found,) = probe.run(None, {"input": frame})
+            np.testing.assert_array_equal(found, plain.run(None, {"input": frame})[0])
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert probe.attached
+    assert [row.frame for row in recorder.rows] == list(range(300))
+    assert all(np.isfinite(row.signals).all() for row in recorder.rows)
+    assert probe.governor.step in ladder(3)

@@ -73,6 +73,7 @@ class HealthPageSink:
         self._instance = int.from_bytes(os.urandom(8), "little")
         self._content_counter = 0
         self._fingerprint: int | None = None
+        self._scan, self._scan_frame = (0, 0), -1
         self._file, self._map = _create(path)
         # The counter goes on where the previous monitor stopped, so that readers see an advance.
         self._counter: int = HEADER.unpack_from(self._map, BLOCK)[1]
@@ -90,6 +91,9 @@ class HealthPageSink:
         if isinstance(item, StatRow) and item.fingerprint != self._fingerprint:
             self._fingerprint = item.fingerprint
             self._content_counter += 1
+        if isinstance(item, StatRow) and item.spatial is not None:
+            period = max(0, item.frame - self._scan_frame) if self._scan_frame >= 0 else 0
+            self._scan, self._scan_frame = (int(np.count_nonzero(item.spatial.taps)), period), item.frame
         self._counter = (self._counter + 1) & 0xFFFF
         try:
             self._pack(report)
@@ -138,6 +142,7 @@ class HealthPageSink:
             self.step_ns,
             self.dropped_rows,
             self.dropped_records,
+            *self._scan,
             worst.encode(),
         )
         HEADER.pack_into(self._block, 0, LENGTH, self._counter, self._data_id, 0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_monitor.kernels.crc import TABLES, crc32
 
-FORMAT = 1
+FORMAT = 2
 
 FIELDS = (
     ("format", "I"),
@@ -35,6 +35,8 @@ FIELDS = (
     ("step_ns", "d"),
     ("dropped_rows", "Q"),
     ("dropped_records", "Q"),
+    ("scanned_taps", "I"),
+    ("scan_period", "I"),
     ("worst_flag", "32s"),
 )
 """Payload: name and `struct` code of each field; every field lies at a multiple of its size."""

@@ -41,7 +41,9 @@ class Page(msgspec.Struct, frozen=True):
     ``instance`` is drawn anew at each start of the monitor. ``content_counter`` advances only with
     a new input, so that a frozen camera does not look alive. ``flags``: bit i is set when row i of
     ``flag_table.FLAGS`` is confirmed; ``worst_flag`` is the code of the most severe of them, or empty.
-    ``evidence_ratio``: largest evidence over its threshold, of all channels.
+    ``evidence_ratio``: largest evidence over its threshold, of all channels. ``scanned_taps``: taps whose
+    voxels the last spatial block holds, ``scan_period``: frames from the block before to it; fewer and more
+    than usual when the probe has to save time, 0 while there was none.
     """
 
     state: HealthState
@@ -61,6 +63,8 @@ class Page(msgspec.Struct, frozen=True):
     step_ns: float
     dropped_rows: int
     dropped_records: int
+    scanned_taps: int
+    scan_period: int
     worst_flag: str
 
 

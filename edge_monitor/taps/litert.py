@@ -23,7 +23,7 @@ from edge_monitor.taps.tflite_edit import with_outputs
 from edge_monitor.taps.tflite_file import Graph
 from edge_monitor.taps.tflite_taps import choose
 from edge_monitor.taps.tflite_values import StoredTensor
-from edge_monitor.types import TapSpec
+from edge_monitor.types import BoolArray, TapSpec
 
 MODULES = {"litert": "ai_edge_litert.interpreter", "tflite": "tflite_runtime.interpreter"}
 
@@ -145,6 +145,10 @@ class TappedInterpreter:
         self._reducer.load_input(planar)
         self._observed.read(self._reducer.input, self._reducer.input)
         return True
+
+    def choose(self, scan: BoolArray) -> None:
+        """Choose the taps whose voxels are read, see `TapReducer.choose`."""
+        self._reducer.choose(scan)
 
     def reduce(self) -> Reduction | None:
         """Reduce the taps of the last run; None when they are not one frame each."""

@@ -21,7 +21,7 @@ from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
 from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
 from edge_monitor.taps.tap_table import Layout, aligned_zeros
-from edge_monitor.types import TapSpec
+from edge_monitor.types import BoolArray, TapSpec
 
 # Read once, when onnxruntime is imported: without it the runtime writes an identifier to the disk.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -211,6 +211,10 @@ class TappedSession:
         self.session.run_with_iobinding(binding)
         values = binding.get_outputs_as_ortvaluevector()
         return [values[place].numpy() for place in range(len(self._outputs))]
+
+    def choose(self, scan: BoolArray) -> None:
+        """Choose the taps whose voxels are read, see `TapReducer.choose`."""
+        self._reducer.choose(scan)
 
     def restart(self) -> None:
         """Forget the pictures so far."""

@@ -15,7 +15,7 @@ from edge_monitor.kernels import picture
 from edge_monitor.kernels.fingerprint import fingerprint
 from edge_monitor.kernels.tap_moments import tap_moments
 from edge_monitor.taps.tap_table import ALIGNMENT, Layout, TapTable, aligned_zeros
-from edge_monitor.types import FloatArray, IntArray, SpatialBlock, TapSpec
+from edge_monitor.types import BoolArray, FloatArray, IntArray, SpatialBlock, TapSpec
 
 INPUT_POINTS = 64
 """At most this many rows and columns of the network's input are looked at (design section 2)."""
@@ -40,7 +40,7 @@ class Reduction(msgspec.Struct, frozen=True, eq=False):
 
     signals: FloatArray
     nonfinite: IntArray
-    spatial: SpatialBlock
+    spatial: SpatialBlock | None
     fingerprint: int
     picture: FloatArray
 
@@ -81,7 +81,8 @@ class TapReducer:
         self._table.place(0, self.input.ctypes.data)
         self._placed = len(taps) == 1
         self._n_voxels, self._n_channels = sum(t.n_voxels for t in taps), sum(t.n_channels for t in taps)
-        self._all_taps = np.ones(len(taps), np.bool_)
+        self._scan = np.ones(len(taps), np.bool_)
+        self._scanned, self._whole = len(taps), True
         height, width = spec.shape[1:]
         self._light = np.zeros((3, height, width), np.float32)
         self._thumbs = np.zeros((picture.LAG + 1, min(picture.THUMB, height) * min(picture.THUMB, width)))
@@ -92,7 +93,7 @@ class TapReducer:
 
     def place(self, addresses: Sequence[int]) -> None:
         """Say where the tensors of the taps behind the input are; the caller keeps that memory."""
-        for tap, address in zip(range(1, self._all_taps.size), addresses, strict=True):
+        for tap, address in zip(range(1, self._scan.size), addresses, strict=True):
             self._table.place(tap, address)
         self._placed = True
 
@@ -133,6 +134,14 @@ class TapReducer:
         """Forget the pictures so far: the next one has none before it."""
         self._pictures[0] = 0
 
+    def choose(self, scan: BoolArray) -> None:
+        """Choose the taps (n_taps,) whose voxels are read from now on; without any there is no block."""
+        if scan is self._scan:
+            return
+        self._scan, self._scanned = scan, int(np.count_nonzero(scan))
+        self._whole = self._scanned == scan.size
+        self._table.choose(scan)
+
     def reduce(self) -> Reduction:
         """Reduce what the taps hold now.
 
@@ -143,13 +152,17 @@ class TapReducer:
         """
         if not self._placed:
             raise InputError("taps", "not placed in memory")
-        table, n_taps = self._table, self._all_taps.size
+        table, n_taps = self._table, self._scan.size
         signals = np.empty(n_taps)
         nonfinite = np.empty(n_taps, np.int64)
         voxels = np.empty((self._n_voxels, 3))
         channels = np.empty(self._n_channels)
+        if not self._whole:  # nobody shall take for voxels what nothing was written to
+            voxels.fill(np.nan)
         tap_moments(table.taps, table.program, table.scales, signals, nonfinite, voxels, channels)
-        spatial = SpatialBlock(frames=1, taps=self._all_taps.copy(), voxels=voxels, channels=channels)
+        spatial = None
+        if self._scanned:
+            spatial = SpatialBlock(frames=1, taps=self._scan.copy(), voxels=voxels, channels=channels)
         statistics = np.empty(self._spec.n_picture)
         picture.statistics(
             self.input,

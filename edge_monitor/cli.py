@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from typer.main import get_group
 
 from edge_monitor.commands.calibrate import calibrate
 from edge_monitor.commands.check import check
@@ -15,7 +16,7 @@ from edge_monitor.commands.replay import replay
 from edge_monitor.commands.report import report
 from edge_monitor.commands.run import run
 from edge_monitor.commands.taps import taps
-from edge_monitor.errors import EdgeMonitorError
+from edge_monitor.errors import EdgeMonitorError, InputError
 
 WORKSTATION = {"jinja2", "matplotlib", "onnx", "PIL", "scipy", "sklearn"}
 """Packages of the extra ``offline``, which a device does without."""
@@ -36,13 +37,22 @@ def main() -> None:
     try:
         app()
     except EdgeMonitorError as error:
-        err.print(f"error: {error}", style="red", soft_wrap=True)
+        err.print(f"error: {_said(error)}", style="red", soft_wrap=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in WORKSTATION:
             raise
         err.print(f"error: {error.name} is missing: pip install 'edge-monitor[offline]'", style="red")
         sys.exit(2)
+
+
+def _said(error: EdgeMonitorError) -> str:
+    """Text of an error, in which a setting is called by the option that gives it."""
+    if isinstance(error, InputError):
+        for parameter in get_group(app).commands[sys.argv[1]].params:
+            if parameter.name == error.what:
+                return f"{parameter.opts[0]}: {error.problem}"
+    return str(error)
 
 
 if __name__ == "__main__":

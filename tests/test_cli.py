@@ -169,16 +169,16 @@ def test_impact_with_labels_and_with_a_payoff_of_ones_own(home, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--images", "0"], "images: 0 is below 1"),
-        (["--pairs", "1"], "pairs: is 1"),
-        (["--max-stderr", "0"], "max_stderr: is 0"),
+        (["--images", "0"], "error: --images: 0 is below 1"),
+        (["--pairs", "1"], "error: --pairs: is 1"),
+        (["--max-stderr", "0"], "error: --max-stderr: is 0"),
         (["--labels", "absent.npy"], "absent.npy: holds no labels"),
         (["--labels", "frames.npy"], "frames.npy: holds float32"),
         (["--labels", "few.npy"], "few.npy: holds 350 labels, none for frame 350"),
         (["--payoff", "absent.py:score"], "absent.py"),
         (["--map", "absent.npz"], "absent.npz: No such file"),
         (["-o", "model.onnx"], "exists and is no region map"),
-        (["--scale", "0"], "scale is 0.0"),
+        (["--scale", "0"], "error: --scale: is 0.0"),
     ],
 )
 def test_impact_options_that_cannot_be_used(home, options, words):
@@ -440,10 +440,10 @@ def test_drill_warns_of_the_frames_that_the_map_was_calibrated_on(home, drill_fr
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--fault", "rust"], "fault: 'rust' is none of frozen exact, frozen with noise"),
-        (["--severity", "4"], "severity: 4 is not in 0 ... 3"),
+        (["--fault", "rust"], "error: --fault: 'rust' is none of frozen exact, frozen with noise"),
+        (["--severity", "4"], "error: --severity: 4 is not in 0 ... 3"),
         (["--scenes", "2"], "others.npy: 640 frames, 2 scenes need 1236 (618 each); they are enough for 1"),
-        (["--seed", "-1"], "seed: -1 is below 0"),
+        (["--seed", "-1"], "error: --seed: -1 is below 0"),
         (["--map", "absent.npz"], "absent.npz: No such file"),
         (["-o", "model.onnx"], "exists and is no HTML page"),
     ],
@@ -619,12 +619,14 @@ def test_output_never_replaces_what_is_no_map(home, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--alarms-per-hour", "nan"], "alarms_per_hour is nan"),
-        (["--alarms-per-hour", "0"], "alarms_per_hour is 0.0"),
-        (["--bands", "foo"], "'foo'"),
-        (["--rate", "0"], "frame_rate_hz is 0.0"),
-        (["--limit", "-1"], "limit is -1"),
+        (["--alarms-per-hour", "nan"], "error: --alarms-per-hour: is nan"),
+        (["--alarms-per-hour", "0"], "error: --alarms-per-hour: is 0.0"),
+        (["--bands", "foo"], "error: --bands: is 'foo'"),
+        (["--rate", "0"], "error: --rate: is 0.0"),
+        (["--limit", "-1"], "error: --limit: is -1"),
         (["--scale", "1e300"], "frame 0"),
+        (["--mean", "1", "--mean", "2"], "error: --mean: has 2 values"),
+        (["--tap", "nope"], "model.onnx: nope: no such tap"),
     ],
 )
 def test_absurd_options(home, tmp_path, options, words):

@@ -16,6 +16,7 @@ from edge_monitor.commands.options import (
     ScaleOption,
     StdOption,
     frame_settings,
+    refused,
 )
 from edge_monitor.errors import InputError
 
@@ -28,7 +29,9 @@ def calibrate(
         Path | None, typer.Option(help="fit baselines from this recording of the device instead of frames")
     ] = None,
     tap: Annotated[list[str] | None, typer.Option(help="tensor to tap; repeat for several")] = None,
-    rate: Annotated[float | None, typer.Option(help="frame rate of the stream, Hz (30)")] = None,
+    frame_rate_hz: Annotated[
+        float | None, typer.Option("--rate", help="frame rate of the stream, Hz (30)")
+    ] = None,
     scale: ScaleOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -46,7 +49,7 @@ def calibrate(
 
     if (frames is None) == (rows is None):
         raise InputError("FRAMES", "give either frames or --rows RECORDING")
-    of_frames = {"tap": tap, "rate": rate, "scale": scale, "mean": mean, "std": std, "limit": limit}
+    of_frames = {"tap": tap, "rate": frame_rate_hz, "scale": scale, "mean": mean, "std": std, "limit": limit}
     given = [f"--{name}" for name, value in of_frames.items() if value is not None]
     if rows is not None and given:
         raise InputError(given[0], "belongs to frames; --rows takes it from the recording")
@@ -54,8 +57,9 @@ def calibrate(
     try:
         settings = CalibrationSettings(alarms_per_hour=alarms_per_hour, bands=bands)
     except ValueError as error:
-        raise InputError("option", str(error)) from error
-    stream = frame_settings(frames or "-", 30.0 if rate is None else rate, scale, mean, std, limit)
+        raise refused(error) from error
+    rate_hz = 30.0 if frame_rate_hz is None else frame_rate_hz
+    stream = frame_settings(frames or "-", rate_hz, scale, mean, std, limit)
     with progress_bar() as progress:
         if rows is not None:
             observed = observe_recording(model, rows)

@@ -50,4 +50,10 @@ def frame_settings(
             limit=18_000 if limit is None and frames.startswith(("demo:", "demo-b:")) else limit,
         )
     except ValueError as error:
-        raise InputError("option", str(error)) from error
+        raise refused(error) from error
+
+
+def refused(error: ValueError) -> InputError:
+    """Error about the setting whose key begins the message of ``error``."""
+    key, _, problem = str(error).partition(" ")
+    return InputError(key, problem)

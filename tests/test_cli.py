@@ -18,6 +18,9 @@ import tflite_models
 import yaml
 
 from edge_monitor.map_file import load_region_map
+from edge_monitor.offline.drill import RAMP_S
+from edge_monitor.offline.drill_scenes import LEAD
+from edge_monitor.offline.scene import BEFORE
 
 RATE_HZ = 30.0
 
@@ -437,12 +440,22 @@ def test_drill_warns_of_the_frames_that_the_map_was_calibrated_on(home, drill_fr
     assert "warning: the map was calibrated on frames.npy" in result.stderr
 
 
+def test_drill_helps_with_the_number_of_frames():
+    """Its numbers are the scenes' own."""
+    shown = " ".join(edge_monitor("drill", "--help").stdout.replace("│", " ").split())
+    each = BEFORE + LEAD + round(RAMP_S * RATE_HZ)
+    assert f"A scene takes {BEFORE + LEAD} of them and {RAMP_S:.0f} s more: 8 scenes" in shown
+    assert f"take {8 * each}." in shown
+    assert f"{each} frames each at 30 frames/s" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--fault", "rust"], "error: --fault: 'rust' is none of frozen exact, frozen with noise"),
         (["--severity", "4"], "error: --severity: 4 is not in 0 ... 3"),
         (["--scenes", "2"], "others.npy: 640 frames, 2 scenes need 1236 (618 each); they are enough for 1"),
+        (["--limit", "617"], "others.npy: 617 frames, 1 scenes need 618 (618 each); not enough for one"),
         (["--seed", "-1"], "error: --seed: -1 is below 0"),
         (["--map", "absent.npz"], "absent.npz: No such file"),
         (["-o", "model.onnx"], "exists and is no HTML page"),

@@ -23,7 +23,7 @@ from edge_monitor.errors import InputError
 
 def calibrate(
     model: ModelArg,
-    frames: Annotated[str | None, typer.Argument(help=FRAMES_HELP)] = None,
+    frames: Annotated[str | None, typer.Argument(metavar="FRAMES", help=FRAMES_HELP)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="the map to write")] = Path("map.npz"),
     rows: Annotated[
         Path | None, typer.Option(help="fit baselines from this recording of the device instead of frames")

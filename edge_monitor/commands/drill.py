@@ -22,10 +22,13 @@ from edge_monitor.commands.options import (
 
 def drill(
     model: OnnxModelArg,
-    frames: Annotated[str, typer.Argument(help=f"{FRAMES_HELP}; not those that the map was calibrated on")],
+    frames: Annotated[
+        str,
+        typer.Argument(metavar="FRAMES", help=f"{FRAMES_HELP}; not those that the map was calibrated on"),
+    ],
     region_map: Annotated[Path, typer.Option("--map", help="the map to drill")] = Path("map.npz"),
     output: Annotated[Path | None, typer.Option("-o", "--output", help="write an HTML page too")] = None,
-    scenes: Annotated[int, typer.Option(help="scenes, evenly spaced, 20 s of frames each")] = 8,
+    scenes: Annotated[int, typer.Option(help="scenes, evenly spaced, 618 frames each at 30 frames/s")] = 8,
     fault: Annotated[list[str] | None, typer.Option(help="only this fault; repeat for several")] = None,
     severity: Annotated[
         list[float] | None, typer.Option(help="1 (mild), 2, 3; repeat for several (all three)")
@@ -40,7 +43,8 @@ def drill(
 ) -> None:
     """Put known faults into clean frames, and see whether and how fast the monitor finds them.
 
-    FRAMES have to be clean, and others than those that the map was calibrated on.
+    FRAMES have to be clean, and others than those that the map was calibrated on. A scene takes 318 of them
+    and 10 s more: 8 scenes at 30 frames/s take 4944.
     """
     import msgspec
 

@@ -68,8 +68,9 @@ class CleanScenes:
         if total is None:
             raise InputError(self._where, "has no end; --limit gives it one")
         if total < n * each:
-            enough = f"; they are enough for {total // each}" if total >= each else ""
-            raise InputError(self._where, f"{total} frames, {n} scenes need {n * each} ({each} each){enough}")
+            enough = f"they are enough for {total // each}" if total >= each else "not enough for one"
+            needed = f"{n} scenes need {n * each} ({each} each)"
+            raise InputError(self._where, f"{total} frames, {needed}; {enough}")
         self._starts = [k * total // n for k in range(n)]
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise, product
 
 import models as onnx_models
+import msgspec
 import numpy as np
 import pytest
 import tflite_models as models
@@ -26,6 +27,7 @@ from tflite_runs import (
 )
 
 from edge_monitor.errors import InputError, MapError, ModelError
+from edge_monitor.kernels import tap_moments as kernel
 from edge_monitor.taps import litert, model_file, tflite_schema
 from edge_monitor.taps.litert import TappedInterpreter, opener
 from edge_monitor.taps.reducer import TapReducer, input_spec, tap_spec
@@ -58,7 +60,8 @@ def observe(tapped, feed):
     assert tapped.load()
     tapped.interpreter.invoke()
     reduction = tapped.reduce()
-    return reduction, held(tapped._reducer)
+    # Without a reduction the taps lie where nobody knows.
+    return reduction, [tapped._reducer.input.copy()] if reduction is None else held(tapped._reducer)
 
 
 @each_runtime
@@ -104,6 +107,45 @@ def test_reduction_is_numpys_of_the_values(name, runtime):
                 reduction.spatial.channels[start : start + len(view)], sums, rtol=1e-6, err_msg=spec.name
             )
             start += len(view)
+
+
+@each_runtime
+@pytest.mark.parametrize("name", ["float", "int8"])
+def test_taps_are_read_in_place(name, runtime):
+    """What the kernel reads is the runtime's own memory, whatever has been allocated anew."""
+    data = model_of(name)
+    tapped = tapped_of(data, runtime)
+    rows = tapped._reducer._table.taps
+    for feed in feeds_of(data):
+        reduction, _ = observe(tapped, feed)
+        for tap, row in zip(tapped._taps, rows[1:], strict=True):
+            assert row[kernel.ADDRESS] == tapped._view(tap.index).ctypes.data
+        tapped.release()
+        tapped.interpreter.allocate_tensors()
+        again, _ = observe(tapped, feed)
+        assert_array_equal(again.signals, reduction.signals)
+    assert {tap.layout.dtype for tap in tapped._taps} == {"float32" if name == "float" else "int8"}
+
+
+@each_runtime
+def test_scales_of_each_channel(runtime):
+    """No kernel reads those in place: their values are made at every frame."""
+    data = model_of("int8")
+    graph, taps = read_model(data), taps_of(data)
+    tensor = taps["relu1"].tensor
+    n = tensor.shape[-1]
+    scales, zeros = tuple(np.linspace(0.01, 0.1, n).astype(np.float32).tolist()), tuple(range(-n, 0))
+    by_channel = msgspec.structs.replace(tensor, scales=scales, zero_points=zeros, axis=3)
+    tensors = tuple(by_channel if t.index == tensor.index else t for t in graph.tensors)
+    graph = graph._replace(tensors=tensors)
+    observed = find_observed_input(graph, "model")
+    tapped = TappedInterpreter(data, graph, ["relu1"], observed, None, opener(runtime, {"num_threads": 1}))
+    tapped.allocate()
+    for feed in feeds_of(data):
+        _, (_, found) = observe(tapped, feed)
+        stored = tapped.interpreter.get_tensor(tensor.index)[0].transpose(2, 0, 1).astype(np.float32)
+        expected = np.float32(scales)[:, None, None] * (stored - np.float32(zeros)[:, None, None])
+        assert_array_equal(found, expected)
 
 
 @each_runtime

@@ -109,12 +109,15 @@ class TappedInterpreter:
                     f"input {observed.name}", f"shape {sizes} is not fixed; export it with fixed sizes"
                 )
         self._observed, self._taps, self._outputs = observed, taps, graph.outputs
-        self._reducer = TapReducer(self.specs, (Layout(),) * len(taps))
-        self._values = [np.zeros(spec.shape, np.float32) for spec in self.specs[1:]]
-        self._reducer.place([values.ctypes.data for values in self._values])
+        # What has a scale of each channel has no layout: its values are written here, at every frame.
+        self._values = [
+            None if tap.layout else np.zeros(spec.shape, np.float32)
+            for tap, spec in zip(taps, self.specs[1:], strict=True)
+        ]
+        self._reducer = TapReducer(self.specs, tuple(tap.layout or Layout() for tap in taps))
         self._moving = False
         self._input: NDArray[Any] | None = None
-        self._stored: list[NDArray[Any]] | None = None
+        self._scaled: list[tuple[StoredTensor, NDArray[Any], NDArray[np.float32]]] | None = None
 
     def allocate(self) -> None:
         """Allocate for the first time, and see whether runs will move what is allocated.
@@ -128,7 +131,7 @@ class TappedInterpreter:
 
     def release(self) -> None:
         """Forget where the tensors lie: what comes now may move them."""
-        self._input = self._stored = None
+        self._input = self._scaled = None
 
     def load(self, frame: object = None) -> bool:
         """Take the input, before a run, from its tensor or from ``frame``; False when it is not one frame."""
@@ -152,11 +155,11 @@ class TappedInterpreter:
 
     def reduce(self) -> Reduction | None:
         """Reduce the taps of the last run; None when they are not one frame each."""
-        if self._moving or self._stored is None:
+        if self._moving or self._scaled is None:
             self._find()
-        if self._stored is None:
+        if self._scaled is None:
             return None
-        for tap, stored, values in zip(self._taps, self._stored, self._values, strict=True):
+        for tap, stored, values in self._scaled:
             tap.read(stored, values)
         return self._reducer.reduce()
 
@@ -174,13 +177,16 @@ class TappedInterpreter:
         if frame is None or not self._observed.fits(frame):
             return
         self._input = self._observed.planar(frame)
-        views = [self._view(tap.index) for tap in self._taps]
-        stored = [
-            tap.planar(view)
-            for tap, view in zip(self._taps, views, strict=True)
-            if view is not None and tap.fits(view)
-        ]
-        self._stored = stored if len(stored) == len(self._taps) else None
+        addresses, scaled = [], []
+        for tap, values in zip(self._taps, self._values, strict=True):
+            stored = self._view(tap.index)
+            if stored is None or not tap.fits(stored):
+                return
+            if values is not None:
+                scaled.append((tap, tap.planar(stored), values))
+            addresses.append((stored if values is None else values).ctypes.data)
+        self._reducer.place(addresses)
+        self._scaled = scaled
 
     def _view(self, index: int) -> NDArray[Any] | None:
         """Array over a tensor's memory, None when it has none.

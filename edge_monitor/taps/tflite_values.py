@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError
+from edge_monitor.taps.tap_table import Layout
 from edge_monitor.taps.tflite_file import Graph, Tensor
 from edge_monitor.taps.tflite_taps import DTYPES, Candidate
 
@@ -32,6 +33,8 @@ class StoredTensor:
         What is stored.
     shape : tuple of int
         (C, H, W) or (N,).
+    layout : Layout or None
+        How it is read in place; None where each channel has a scale of its own.
     """
 
     def __init__(self, tensor: Tensor, name: str) -> None:
@@ -44,6 +47,12 @@ class StoredTensor:
             for numbers, neutral in ((tensor.scales, 1.0), (tensor.zero_points, 0.0))
         )
         self._integer = self.dtype.kind != "f"
+        channels = self.shape[0]
+        self.layout: Layout | None = Layout(self.dtype.name, channels)
+        if self._integer:
+            alone = self._scale.size == 1
+            scale, zero_point = float(self._scale.flat[0]), int(self._zero.flat[0])
+            self.layout = Layout(self.dtype.name, channels, scale, zero_point) if alone else None
 
     def fits(self, stored: NDArray[Any]) -> bool:
         """Whether an array holds one frame of this tensor."""

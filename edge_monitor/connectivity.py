@@ -127,11 +127,10 @@ class ConnectivityTracker:
         values = bank.update(block, picture, usable)
         # NumPy's logarithm of an array takes several at once, the compiled scalar one does not.
         np.log(values, out=self._logs)
-        known = np.empty(1 + self._n_taps)
-        residual = known[1:]
+        residual = np.empty(self._n_taps)
         shift = np.empty(1 + self._n_input)
         tract_z = np.empty(self._tracts.shape[1])
-        weakest = compare(
+        weakest, lowest, largest, of_input, shifted = compare(
             values,
             self._logs,
             usable,
@@ -144,12 +143,10 @@ class ConnectivityTracker:
             self._tracts,
             self._state,
             self._work,
-            known,
+            residual,
             shift,
             tract_z,
         )
-        largest, of_input = known[:2].tolist()
-        shifted = shift.item(0)
         alarming = under = self._quiet
         root = -1
         if largest >= 1.0 or of_input >= 1.0:
@@ -169,7 +166,7 @@ class ConnectivityTracker:
             weakest=None if weakest < 0 else self._ends[weakest],
             residual_score=None if math.isnan(largest) else largest,
             shift_score=None if math.isnan(shifted) else shifted,
-            tract_score=None if weakest < 0 else -float(tract_z[weakest]),
+            tract_score=None if weakest < 0 else -lowest,
         )
         return self._last
 

@@ -8,6 +8,7 @@ spectral line, every tap's structure functions, and the scene's stall, the answe
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,10 +28,12 @@ def n_inputs(taps: tuple[TapSpec, ...]) -> int:
     return sum(tap.n_features for tap in taps) + taps[0].n_features + len(taps) * of_tap + 3
 
 
-def gather(connectivity: Connectivity, bands: BandPowers, vitals: Vitals, out: FloatArray) -> None:
-    """Put together the inputs of one frame, ``out`` (n_inputs,); NaN where not known."""
+_Parts: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, float, float, float]
+
+
+def _parts(connectivity: Connectivity, bands: BandPowers, vitals: Vitals) -> _Parts:
     stall, entropy, confidence = vitals.stall, vitals.entropy, vitals.confidence
-    kernel.gather(
+    return (
         connectivity.departure,
         connectivity.shift,
         bands.z,
@@ -39,8 +42,12 @@ def gather(connectivity: Connectivity, bands: BandPowers, vitals: Vitals, out: F
         math.nan if stall is None else stall,
         math.nan if entropy is None else entropy,
         math.nan if confidence is None else confidence,
-        out,
     )
+
+
+def gather(connectivity: Connectivity, bands: BandPowers, vitals: Vitals, out: FloatArray) -> None:
+    """Put together the inputs of one frame, ``out`` (n_inputs,); NaN where not known."""
+    kernel.gather(*_parts(connectivity, bands, vitals), out)
 
 
 class FaultHeadTracker:
@@ -93,12 +100,12 @@ class FaultHeadTracker:
             return None
         if connectivity.shift_score is None:
             return FaultGuess(None, None, 0.0, None)
-        gather(connectivity, bands, vitals, self._inputs)
-        score = kernel.classify(
-            self._inputs,
+        score = kernel.recognise(
+            *_parts(connectivity, bands, vitals),
             self._standard,
             self._hidden,
             self._output,
+            self._inputs,
             self._work,
             self._logits,
             self._probability,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +41,8 @@ def prepare(
 
 
 @kernel(
-    "int64(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
+    "Tuple((int64, float64, float64, float64, float64))"
+    "(float64[::1], float64[::1], boolean[::1], int64[:, ::1], float64[:, ::1], float32[::1], "
     "float32[::1], float32[::1], float64[::1], float64[:, ::1], float64[:, ::1], float32[:, ::1], "
     "float64[::1], float64[::1], float64[::1])"
 )
@@ -59,14 +62,15 @@ def compare(
     out_residual: FloatArray,
     out_shift: FloatArray,
     out_tract_z: FloatArray,
-) -> int:
-    """`residuals` and `tracts` in one call; return the weakest tract.
+) -> tuple[int, float, float, float, float]:
+    """`residuals` and `tracts` in one call.
 
-    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, and its logarithms.
-    ``out_residual`` (1 + n_taps,): the largest of the network's own taps, and those of all taps.
+    ``values`` and ``logs`` (n_features + 2 n_voxels,): what `prepare` gives, and its logarithms. Returns the
+    weakest tract, -1 if none is known, and its z; the largest residual of the network's own taps; the
+    input's residual, and its shift. NaN: not known.
     """
     n = bounds.shape[1]
-    out_residual[0] = residuals(
+    largest = residuals(
         values[:n],
         logs[:n],
         usable,
@@ -77,8 +81,10 @@ def compare(
         shift_whitening,
         state,
         work,
-        out_residual[1:],
+        out_residual,
         out_shift,
     )
     log_drives = logs[n:].reshape((2, active.size))
-    return tracts(log_drives, usable, layout, active, baseline, out_tract_z)
+    weakest = tracts(log_drives, usable, layout, active, baseline, out_tract_z)
+    lowest = out_tract_z[weakest] if weakest >= 0 else math.nan
+    return weakest, lowest, largest, out_residual[0], out_shift[0]

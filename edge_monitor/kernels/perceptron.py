@@ -139,3 +139,30 @@ def classify(
     for k in range(out_probability.size):
         out_probability[k] /= total
     return score
+
+
+@kernel(
+    "float64(float64[::1], float64[::1], float64[:, ::1], float64[::1], float64[:, ::1], float64, float64, "
+    "float64, float64[:, ::1], float32[:, ::1], float32[:, ::1], float64[::1], float32[::1], float64[::1], "
+    "float64[::1])"
+)
+def recognise(
+    departure: FloatArray,
+    shift: FloatArray,
+    z: FloatArray,
+    line: FloatArray,
+    structure: FloatArray,
+    stall: float,
+    entropy: float,
+    confidence: float,
+    standard: FloatArray,
+    hidden: Float32Array,
+    output: Float32Array,
+    inputs: FloatArray,
+    work: Float32Array,
+    state_logits: FloatArray,
+    out_probability: FloatArray,
+) -> float:
+    """`gather` and `classify` in one call: each call costs time. ``inputs`` is work space."""
+    gather(departure, shift, z, line, structure, stall, entropy, confidence, inputs)
+    return classify(inputs, standard, hidden, output, work, state_logits, out_probability)

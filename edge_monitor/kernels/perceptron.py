@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.kernels._jit import kernel
+from edge_monitor.kernels.product import product
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -58,18 +59,7 @@ def squash(inputs: FloatArray, standard: FloatArray, out: Float32Array) -> None:
 @kernel("void(float32[::1], float32[:, ::1], float32[::1])")
 def affine(inputs: Float32Array, weights: Float32Array, out: Float32Array) -> None:
     """Multiply ``inputs`` (m,) by ``weights`` (m + 1, n), whose last row is the bias."""
-    n = out.size
-    out[:] = weights[inputs.size]
-    whole = inputs.size - inputs.size % 4
-    for i in range(0, whole, 4):  # four rows at once load and store the sums once for them
-        a, b, c, d = inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]
-        first, second, third, fourth = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-        for j in range(n):
-            out[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j])
-    for i in range(whole, inputs.size):
-        x, row = inputs[i], weights[i]
-        for j in range(n):
-            out[j] += x * row[j]
+    product(inputs, weights.reshape(weights.size), True, out)
 
 
 @kernel(

@@ -16,6 +16,7 @@ from edge_monitor.kernels.features import (
     N_STATISTICS,
     N_VOXELS,
 )
+from edge_monitor.kernels.product import product
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -46,22 +47,7 @@ def multiply(
     vector: Float32Array, m: int, matrices: Float32Array, start: int, n: int, out_vector: Float32Array
 ) -> None:
     """Product of the first m of a vector and a matrix (m, n), flattened row by row from ``start`` on."""
-    inputs, matrix, out = vector[:m], matrices[start : start + m * n], out_vector[:n]
-    out[:] = np.float32(0.0)
-    # Rows are added up: the inner loop runs over neighbours, and nothing in it can be a negative index,
-    # either of which would keep the compiler from using vectors. Four rows at once load and store the sums
-    # once for them.
-    whole = inputs.size - inputs.size % 4
-    for i in range(0, whole, 4):
-        a, b, c, d = inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]
-        first, second = matrix[i * n : (i + 1) * n], matrix[(i + 1) * n : (i + 2) * n]
-        third, fourth = matrix[(i + 2) * n : (i + 3) * n], matrix[(i + 3) * n : (i + 4) * n]
-        for j in range(n):
-            out[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j])
-    for i in range(whole, inputs.size):
-        x, row = inputs[i], matrix[i * n : (i + 1) * n]
-        for j in range(n):
-            out[j] += x * row[j]
+    product(vector[:m], matrices[start : start + m * n], False, out_vector[:n])
 
 
 @kernel("void(float64[::1], float64[::1], float64[:, ::1], int64, int64, float32[::1])")

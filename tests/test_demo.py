@@ -61,6 +61,8 @@ def test_the_script_says_what_it_promises(tmp_path):
         "overhead_ratio",
         "step_us_p50",
         "recording",
+        "model",
+        "runtime",
     }
     faults = {fault["name"]: fault for fault in result["faults"]}
     assert faults["freeze"]["flag"] == "INPUT_FROZEN"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
 import sys
 from importlib.util import find_spec
 from itertools import islice
@@ -118,3 +120,31 @@ def test_files_are_what_the_tool_makes(monkeypatch):
     model = (DATA / "demo_model.onnx").read_bytes()
     assert convert(model) == FLOAT.read_bytes(), "run tools/make_demo_tflite"
     assert convert(model, measure_ranges(model)) == INT8.read_bytes(), "run tools/make_demo_tflite"
+
+
+@each_runtime
+@pytest.mark.parametrize("options", [[], ["--int8"]], ids=["float", "int8"])
+def test_the_demo_finds_on_it_what_it_finds_on_the_onnx_model(runtime, options, tmp_path):
+    script = ROOT / "tools" / "demo"
+    command = [sys.executable, script, "--runtime", runtime, *options, "--fast", "--json"]
+    done = subprocess.run(
+        [*command, "--recordings", tmp_path], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["model"] == (INT8 if options else FLOAT).name
+    assert result["runtime"].startswith({"litert": "ai-edge-litert", "tflite": "tflite-runtime"}[runtime])
+    freeze, blackout = result["faults"]
+    assert freeze["flag"] == "INPUT_FROZEN"
+    assert freeze["delay_frames"] <= 3
+    assert blackout["flag"] is not None
+    assert blackout["delay_frames"] <= 30
+    assert result["false_alarms"] == 0
+    assert "SELF_TEST_FAILED" not in done.stderr  # in a demo without terminal every flag is a line there
+
+
+def test_the_demo_serves_int8_on_tflite_runtimes_alone():
+    command = [sys.executable, ROOT / "tools" / "demo", "--int8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--int8 needs --runtime litert or --runtime tflite" in done.stderr

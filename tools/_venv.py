@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TFLITE_FOLDER = ".venv-tflite"
+"""Environment of tflite-runtime, which does not work with the NumPy of the other one."""
 
 
 def ensure(extras: str, folder: str = ".venv") -> None:
@@ -34,6 +36,15 @@ def ensure(extras: str, folder: str = ".venv") -> None:
         stamp.write_text(wanted)
     if not home.samefile(sys.prefix):
         os.execv(str(python), [str(python), *sys.argv])
+
+
+def tflite_problem() -> str | None:
+    """Say why tflite-runtime cannot be installed here, None when it can."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    newest = (3, 11)
+    if sys.version_info[:2] <= newest:
+        return None
+    return f"tflite-runtime is there for Python up to {'.'.join(map(str, newest))}, this is {version}"
 
 
 def _step(title: str, command: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 READ_BYTES_PER_US = 10_000
@@ -27,3 +29,9 @@ class TapCandidate(msgspec.Struct, frozen=True):
     def of(cls, name: str, op: str, shape: tuple[int, ...], n_bytes: int, *, default: bool) -> TapCandidate:
         """Candidate with its cost estimated from its size."""
         return cls(name, op, shape, n_bytes, n_bytes / READ_BYTES_PER_US, default)
+
+
+def default_taps(readable: Sequence[str]) -> list[str]:
+    """Names of the default taps: the first, the middle and the last of those that can be read."""
+    places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
+    return [readable[place] for place in sorted(places)]

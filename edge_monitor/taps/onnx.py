@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError, first_line
-from edge_monitor.taps.candidates import TapCandidate
+from edge_monitor.taps.candidates import TapCandidate, default_taps
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
 from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
@@ -73,8 +73,7 @@ def quiet_options(threads: int = 1) -> onnxruntime.SessionOptions:
 def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
     """Candidates in order of execution, found by running the model once on zeros.
 
-    The suggested set is the first, the middle and the last of those that the probe can read: float32
-    tensors of shape (1, C, H, W) or (1, N).
+    The probe can read float32 tensors of shape (1, C, H, W) or (1, N); of these is the suggested set.
 
     Raises
     ------
@@ -95,9 +94,7 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
         raise ModelError(label, str(error)) from error
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ModelError(label, f"cannot be run ({first_line(error)})") from error
-    readable = [name for name, tensor in tensors.items() if _is_readable(tensor)]
-    places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
-    defaults = {readable[place] for place in places}
+    defaults = default_taps([name for name, tensor in tensors.items() if _is_readable(tensor)])
     return [
         TapCandidate.of(name, found[name], tensor.shape[1:], tensor.nbytes, default=name in defaults)
         for name, tensor in tensors.items()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
-from edge_monitor.taps.candidates import TapCandidate
+from edge_monitor.taps.candidates import TapCandidate, default_taps
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.tflite_file import Graph, Tensor, check_entry, read_model
 
@@ -125,10 +125,8 @@ def find_candidates(graph: Graph, name: str = "model") -> dict[str, Candidate]:
 
 
 def suggest(candidates: Sequence[Candidate]) -> list[str]:
-    """Names of the default taps: the first, the middle and the last of those that can be read."""
-    readable = [candidate.name for candidate in candidates if candidate.readable]
-    places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
-    return [readable[place] for place in sorted(places)]
+    """Names of the default taps among candidates in order of execution."""
+    return default_taps([candidate.name for candidate in candidates if candidate.readable])
 
 
 def list_taps(model: str | Path | bytes) -> list[TapCandidate]:

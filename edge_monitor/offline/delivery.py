@@ -59,7 +59,9 @@ def seen_by_camera(scene: Scene, plan: Sequence[Delivery], digitise: Digitise) -
     """Frames of a scene (BEFORE + n, ...) in which a held scene stands still under fresh noise.
 
     The scene of the onset was rendered again. Of a later one there is one picture, which gets the noise of
-    those, and has to be ``digitised`` like any other: pixels that never repeat would give it away.
+    those on top of its own: sqrt(2) of a clean picture's noise, though it changes from one held frame to the
+    next as clean noise does. It has to be ``digitised`` like any other: pixels that never repeat would give
+    it away.
     """
     if scene.again is None or not any(delivery.again for delivery in plan):
         return scene.frames

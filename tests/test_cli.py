@@ -21,6 +21,7 @@ from edge_monitor.map_file import load_region_map
 from edge_monitor.offline.drill import RAMP_S
 from edge_monitor.offline.drill_scenes import LEAD
 from edge_monitor.offline.scene import BEFORE
+from edge_monitor.types import CHANNELS
 
 RATE_HZ = 30.0
 
@@ -382,6 +383,18 @@ def test_check_says_when_taps_are_read_slowly(home, tmp_path, monkeypatch):
     result = edge_monitor("check", config(home, tmp_path))
     assert result.returncode == 0, result.stderr
     assert "no vector code could be built here" in result.stderr
+
+
+def test_check_for_machines(home, tmp_path):
+    facts = json.loads(edge_monitor("check", home / "map.npz", "--json").stdout)
+    known = load_region_map(home / "map.npz")
+    assert facts["provenance"]["model_sha256"] == known.provenance.model_sha256
+    assert facts["provenance"]["warnings"] == list(known.provenance.warnings)
+    assert facts["thresholds"]["stall"] == [None, None]  # off
+    assert facts["thresholds"]["spatial"] == known.evidence.threshold[CHANNELS.index("spatial")].tolist()
+    result = edge_monitor("check", config(home, tmp_path, region_map="no.npz"), "--json")
+    assert result.returncode == 2
+    assert json.loads(result.stdout)["problems"] == ["region_map: no.npz: No such file or directory"]
 
 
 def test_check_lists_everything_that_is_wrong(home, tmp_path):

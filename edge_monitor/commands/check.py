@@ -8,16 +8,20 @@ from typing import Annotated
 import typer
 
 from edge_monitor.commands.console import err, out
+from edge_monitor.commands.options import JsonOption
 from edge_monitor.errors import InputError
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="region map (.npz) or configuration (.yaml)")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="region map (.npz) or configuration (.yaml)")],
+    as_json: JsonOption = False,
 ) -> None:
     """Print what a region map or a configuration holds and what is wrong with it."""
+    import msgspec
+
     from edge_monitor.kernels import strips
     from edge_monitor.map_file import load_region_map
-    from edge_monitor.offline.describe import check_config, describe_map
+    from edge_monitor.offline.describe import check_config, describe_map, map_facts
 
     if not file.is_file():
         raise InputError(file, "no such file")
@@ -26,12 +30,20 @@ def check(
     with file.open("rb") as opened:
         is_map = opened.read(2) == b"PK" or file.suffix == ".npz"
     if is_map:
-        out.print(describe_map(load_region_map(file)))
+        region_map = load_region_map(file)
+        if as_json:
+            typer.echo(msgspec.json.encode(map_facts(region_map)))
+        else:
+            out.print(describe_map(region_map))
         return
     config, problems = check_config(file)
-    out.print(config)
+    if as_json:
+        typer.echo(msgspec.json.encode({"config": config, "problems": problems}))
+    else:
+        out.print(config)
     for problem in problems:
         err.print(f"{file}: {problem}", style="red", soft_wrap=True)
     if problems:
         raise typer.Exit(2)
-    out.print(f"{file}: good")
+    if not as_json:
+        out.print(f"{file}: good")

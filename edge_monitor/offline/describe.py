@@ -50,6 +50,19 @@ def describe_map(region_map: RegionMap) -> RenderableType:
     return Group(facts, *remarks, _signatures(region_map), _thresholds(region_map))
 
 
+def map_facts(region_map: RegionMap) -> dict[str, object]:
+    """Provenance, taps and thresholds of a map for machines; a threshold that is NaN is off."""
+    null = region_map.evidence
+    return {
+        "provenance": region_map.provenance,
+        "taps": region_map.taps,
+        "alarms_per_hour": null.alarms_per_hour,
+        "held_out": {"alarms": null.held_out_alarms, "hours": null.held_out_hours},
+        "judged": {"alarms": null.judge_alarms, "hours": null.judge_hours},
+        "thresholds": dict(zip(CHANNELS, null.threshold.tolist(), strict=True)),
+    }
+
+
 def describe_impact(impact: Impact, taps: tuple[TapSpec, ...]) -> RenderableType:
     """Voxels with the largest scores, and how sure they are."""
     table = Table(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_monitor.taps.protobuf import bytes_field, read_fields
+from edge_monitor.taps.protobuf import bytes_field, encode_field, read_fields
 
 
 def fields(data: bytes) -> list:
@@ -83,3 +83,14 @@ def test_noise_is_read_or_refused_but_never_crashes(data):
     except ValueError:
         return
     assert sum(len(v) for _, v in found if isinstance(v, bytes)) <= len(data)
+
+
+@given(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=300)))
+def test_a_field_that_was_read_is_written_as_it_was(number, value):
+    encoded = encode_field(number, value if isinstance(value, int) else memoryview(value))
+    assert fields(encoded) == [(number, value)]
+
+
+def test_a_message_of_numbers_and_bytes_survives():
+    data = onnx.ModelProto(ir_version=8, model_version=-1, producer_name="x").SerializeToString()
+    assert b"".join(encode_field(*item) for item in read_fields(memoryview(data))) == data

@@ -18,7 +18,7 @@ from tap_memory import held
 from edge_monitor.errors import MapError, ModelError
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx import TappedSession, find_observed_input, list_taps, open_session
-from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, read_graph
+from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, prefix, read_graph
 from edge_monitor.taps.reducer import input_spec, tap_spec
 
 DATA = (
@@ -274,6 +274,60 @@ def test_every_tap_of_resnet8_holds_what_the_runtime_computes(name):
     truths = reference(data, names, {"input": frame})[1:]
     for view, truth in zip(held(tapped._reducer)[1:], truths, strict=True):
         np.testing.assert_array_equal(view, truth[0])
+
+
+@pytest.mark.parametrize(
+    "build", [*ALL_MODELS, models.mobilenet, models.vit, models.two_heads], ids=lambda build: build.__name__
+)
+def test_prefix_gives_what_the_model_computes_there_and_nothing_is_computed_behind(build):
+    data, feed = build(), feed_for(build(), 0)
+    truth = onnx.load_from_string(data)
+    for name in names_of(data):
+        cut = onnx.load_from_string(prefix(data, name))
+        assert [output.name for output in cut.graph.output] == [name]
+        assert (cut.ir_version, cut.opset_import) == (truth.ir_version, truth.opset_import)
+        read = {x for node in cut.graph.node for x in node.input}
+        assert all(name in node.output or not read.isdisjoint(node.output) for node in cut.graph.node)
+        assert {tensor.name for tensor in cut.graph.initializer} <= read
+        (found,) = onnxruntime.InferenceSession(cut.SerializeToString()).run(None, feed)
+        (expected,) = reference(data, [name], feed)[len(truth.graph.output) :]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert len(onnx.load_from_string(prefix(data, names_of(data)[0])).graph.node) < len(truth.graph.node)
+
+
+def branching() -> bytes:
+    """Bodies of If that read ``relu1`` of the outer graph, or hand ``scaled`` through as it is."""
+    g = models._Graph(0)
+    g.gemm("input", "fc1", 4, 4)
+    g.node("Relu", ["fc1"], "relu1")
+    g.node("Mul", ["input", g.constant("two", 2.0)], "scaled")
+    g.node("ReduceSum", ["input"], "sum", keepdims=0)
+    g.node("Greater", ["sum", g.constant("zero", 0.0)], "positive")
+    inner = helper.make_node("Neg", ["relu1"], ["then_out"])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("then_out", "scaled")]
+    bodies = {
+        "then_branch": helper.make_graph([inner], "then", [], outputs[:1]),
+        "else_branch": helper.make_graph([], "else", [], outputs[1:]),
+    }
+    g.node("If", ["positive"], "chosen", **bodies)
+    g.node("Tanh", ["chosen"], "tanh")
+    g.gemm("tanh", "output", 4, 2)
+    return g.model([("input", [1, 4])], [("output", [1, 2])])
+
+
+def test_prefix_keeps_what_only_the_bodies_of_its_operators_read():
+    data = branching()
+    kept = [node.op for node in read_graph(prefix(data, "tanh")).nodes]
+    assert kept == ["Gemm", "Relu", "Mul", "ReduceSum", "Greater", "If", "Tanh"]
+    assert [node.op for node in read_graph(prefix(data, "relu1")).nodes] == ["Gemm", "Relu"]
+
+
+def test_prefix_of_a_tapped_model_and_of_no_tensor():
+    data = add_outputs(models.cnn(), ["relu1", "clip2"])
+    assert read_graph(prefix(data, "clip2")).outputs == ("clip2",)
+    for name in ("input", "nothing"):
+        with pytest.raises(ModelError, match=f"{name}: no operator of the model makes it"):
+            prefix(data, name)
 
 
 def test_specs_of_a_map_are_used_and_checked():

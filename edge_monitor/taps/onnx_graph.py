@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
 from edge_monitor.taps.model_file import is_tflite
-from edge_monitor.taps.protobuf import bytes_field, read_fields
+from edge_monitor.taps.protobuf import bytes_field, encode_field, read_fields
 
 ACTIVATIONS = frozenset(
     {
@@ -32,8 +32,9 @@ _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE = 1, 5, 12, 13
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 _VALUE_NAME = 1
 _TENSOR_NAME, _TENSOR_LOCATION, _EXTERNAL = 8, 14, 1
 
@@ -74,8 +75,7 @@ def read_graph(data: bytes, name: str = "model") -> Graph:
             for message in _submessages(graph, _GRAPH_NODE):
                 op = _texts(message, _NODE_OP)[0]
                 nodes.append(Node(op, _texts(message, _NODE_INPUT), _texts(message, _NODE_OUTPUT)))
-            for message in _submessages(graph, _GRAPH_OUTPUT):
-                outputs.extend(_texts(message, _VALUE_NAME))
+            outputs.extend(_outputs(graph))
             for message in _submessages(graph, _GRAPH_INITIALIZER):
                 initializers.extend(_texts(message, _TENSOR_NAME))
                 external |= (_TENSOR_LOCATION, _EXTERNAL) in read_fields(message)
@@ -140,6 +140,58 @@ def add_outputs(data: bytes, names: Sequence[str]) -> bytes:
             raise ModelError(name, "tapped twice")
     outputs = (bytes_field(_GRAPH_OUTPUT, bytes_field(_VALUE_NAME, name.encode())) for name in names)
     return data + bytes_field(_MODEL_GRAPH, b"".join(outputs))
+
+
+def prefix(data: bytes, name: str) -> bytes:
+    """Return the model up to one tensor: it is the only output, and nothing else is computed.
+
+    Operators that the tensor does not need are left out, for the runtime would run them all the same.
+
+    Raises
+    ------
+    ModelError
+        ``data`` is no whole ONNX model, or no operator makes the tensor.
+    """
+    if all(name not in node.outputs for node in read_graph(data).nodes):
+        raise ModelError(name, "no operator of the model makes it")
+    whole, needed = memoryview(data), {name}
+    nodes = [node for graph in _submessages(whole, _MODEL_GRAPH) for node in _submessages(graph, _GRAPH_NODE)]
+    for node in reversed(nodes):
+        if not needed.isdisjoint(_texts(node, _NODE_OUTPUT)):
+            needed |= _reads(node)
+
+    def is_kept(field: int, value: int | memoryview) -> bool:
+        made = {_GRAPH_NODE: _NODE_OUTPUT, _GRAPH_INITIALIZER: _TENSOR_NAME, _GRAPH_VALUE: _VALUE_NAME}
+        if field not in made or isinstance(value, int):
+            return field != _GRAPH_OUTPUT
+        return not needed.isdisjoint(_texts(value, made[field]))
+
+    cut = bytearray()
+    for field, value in read_fields(whole):
+        if field == _MODEL_GRAPH and isinstance(value, memoryview):
+            kept = (encode_field(*item) for item in read_fields(value) if is_kept(*item))
+            cut += bytes_field(_MODEL_GRAPH, b"".join(kept))
+        else:
+            cut += encode_field(field, value)
+    output = bytes_field(_GRAPH_OUTPUT, bytes_field(_VALUE_NAME, name.encode()))
+    return bytes(cut) + bytes_field(_MODEL_GRAPH, output)
+
+
+def _reads(node: memoryview) -> set[str]:
+    """Names that an operator reads, the bodies of If, Loop and Scan included."""
+    names = set(_texts(node, _NODE_INPUT))
+    for attribute in _submessages(node, _NODE_ATTRIBUTE):
+        for field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+            for body in _submessages(attribute, field):
+                names.update(*map(_reads, _submessages(body, _GRAPH_NODE)))
+                names.update(_outputs(body))
+    return names - {""}
+
+
+def _outputs(graph: memoryview) -> Iterator[str]:
+    """Yield the outputs of a graph; a branch of If may give back an outer tensor as it is."""
+    for message in _submessages(graph, _GRAPH_OUTPUT):
+        yield from _texts(message, _VALUE_NAME)
 
 
 def _submessages(message: memoryview, number: int) -> Iterator[memoryview]:

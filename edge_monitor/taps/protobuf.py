@@ -52,6 +52,13 @@ def bytes_field(number: int, payload: bytes) -> bytes:
     return _varint(number << 3 | _BYTES) + _varint(len(payload)) + payload
 
 
+def encode_field(number: int, value: int | memoryview) -> bytes:
+    """Encode a field as `read_fields` gives it, but for numbers of a fixed width, which come as bytes."""
+    if isinstance(value, int):
+        return _varint(number << 3 | _VARINT) + _varint(value)
+    return bytes_field(number, bytes(value))
+
+
 def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
     """Return the unsigned varint at ``position`` and the position behind it."""
     value = 0

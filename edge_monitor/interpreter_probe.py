@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
 from edge_monitor.observer import Answer, Note, Observer, Setup
-from edge_monitor.taps.certificate import golden_frames
 from edge_monitor.taps.litert import Open, TappedInterpreter, opener
 from edge_monitor.taps.model_file import TfliteRuntime
 from edge_monitor.taps.reducer import Reduction
@@ -53,12 +52,7 @@ class InterpreterProbe(Observer):
         )
         names = setup.choose_taps(data, lambda: suggest(list(find_candidates(graph, label).values())))
         open_interpreter = opener(runtime, options)
-        try:
-            self._interpreter = open_interpreter(data)
-        except (TypeError, EdgeMonitorError):  # the caller's options; what is not installed
-            raise
-        except Exception as error:  # the runtimes' errors have no base of their own
-            raise ModelError(label, f"cannot be run ({first_line(error)})") from error
+        self._interpreter = _open_untapped(open_interpreter, data, label)
         try:
             self._attach(data, names, setup, open_interpreter)
         except EdgeMonitorError:
@@ -67,7 +61,8 @@ class InterpreterProbe(Observer):
             self._detach(error)
         if self._tapped is None:
             self._interpreter = None  # the one that failed; see _attach: one is alive at a time
-            self._interpreter = open_interpreter(data)  # golden frames are no past of the first real one
+            # Golden frames are no past of the first real one.
+            self._interpreter = _open_untapped(open_interpreter, data, label)
 
     def invoke(self) -> None:
         """Run the model as its interpreter does, and hand over a row when the run can be observed."""
@@ -80,6 +75,9 @@ class InterpreterProbe(Observer):
         interpreter.set_tensor(self._observed.index, self._observed.encode(frame[0]))
         self.invoke()
         return [interpreter.get_tensor(index) for index in self._graph.outputs]
+
+    def tap_values(self) -> list[NDArray[Any]]:
+        return [] if self._tapped is None else self._tapped.values()
 
     def allocate_tensors(self) -> None:
         """Allocate as the interpreter does."""
@@ -117,7 +115,9 @@ class InterpreterProbe(Observer):
         One interpreter is alive at a time: a delegate among the options may serve no two.
         """
         golden = setup.golden
-        frames = golden_frames(self.frame_shape, golden, self._observed.span())
+        frames = self._check_frames(golden, self._observed.span())
+        if frames is None:
+            return
         feeds = [self._observed.encode(frame) for frame in frames]
         self._interpreter.allocate_tensors()
         expected = [self._run(feed) for feed in feeds]
@@ -203,6 +203,15 @@ class InterpreterProbe(Observer):
     def _release(self) -> None:
         if self._tapped is not None:
             self._tapped.release()
+
+
+def _open_untapped(open_interpreter: Open, data: bytes, label: str) -> Any:  # noqa: ANN401  # see Open
+    try:
+        return open_interpreter(data)
+    except (TypeError, EdgeMonitorError):  # the caller's options; what is not installed
+        raise
+    except Exception as error:  # the runtimes' errors have no base of their own
+        raise ModelError(label, f"cannot be run ({first_line(error)})") from error
 
 
 class SignatureRunner:

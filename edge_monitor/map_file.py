@@ -28,6 +28,7 @@ from edge_monitor.region_map import (
     FmriBaseline,
     Golden,
     Impact,
+    Neutrality,
     Provenance,
     RegionMap,
     ResidualBaseline,
@@ -94,6 +95,7 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
             evidence=_section(EvidenceNull, "evidence", meta, arrays),
             crossmodal=msgspec.convert(meta["crossmodal"], CrossmodalNull),
             golden=_section(Golden, "golden", meta, arrays),
+            neutrality=msgspec.convert(meta["neutrality"], Neutrality),
             impact=None if meta["impact"] is None else _section(Impact, "impact", meta, arrays),
             faults=None if meta["faults"] is None else _section(FaultHead, "faults", meta, arrays),
         )
@@ -224,6 +226,9 @@ def _verify(region_map: RegionMap, name: str) -> None:
             raise MapError(name, f"{key}{list(index)} is {array[index]}")
         if key in _POSITIVE and (array <= 0).any():
             raise MapError(name, f"{key} must be positive, has {np.nanmin(array)}")
+    certified = [tap.name for tap in region_map.neutrality.taps]
+    if certified != [tap.name for tap in region_map.taps[1:]]:
+        raise MapError(name, f"neutrality.taps are {', '.join(certified) or 'none'}, not the map's")
     _verify_values(region_map, name)
 
 

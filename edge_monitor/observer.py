@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.errors import InputError, ModelError
-from edge_monitor.region_map import Golden, RegionMap
-from edge_monitor.taps.certificate import Certificate, certify, self_test
+from edge_monitor.errors import InputError, MapError, ModelError
+from edge_monitor.region_map import Golden, RegionMap, Runtime
+from edge_monitor.taps.certificate import Certificate, certify, golden_frames, self_test
 from edge_monitor.taps.governor import Governor
 from edge_monitor.taps.output import OutputSummarizer
 from edge_monitor.taps.reducer import Reduction
@@ -131,6 +131,7 @@ class Observer:
         self._period_ns = setup.period_ns
         self._on_row = setup.on_row
         self._on_event = setup.on_event
+        self._recorded_on = None if setup.region_map is None else setup.region_map.neutrality.runtime
         self._lock = threading.Lock()
         self._count_lock = threading.Lock()
         self._rows = 0
@@ -143,6 +144,10 @@ class Observer:
 
     def feed(self, frame: NDArray[np.float32]) -> Answer:
         """Run one frame, of `frame_shape` behind a batch axis of 1, through a model of one input."""
+        raise NotImplementedError
+
+    def tap_values(self) -> list[NDArray[Any]]:
+        """Copy the tapped tensors as the last observed run left them: planar, in the stored type."""
         raise NotImplementedError
 
     def _take_note(self) -> Note:
@@ -181,6 +186,17 @@ class Observer:
         if self.governor is not None:
             tapped.choose(self.governor.scan())
 
+    def _check_frames(
+        self, golden: Golden | None, span: tuple[float, float] = (0.0, 1.0)
+    ) -> NDArray[np.float32] | None:
+        """Frames to check on, see `golden_frames`; None when the map's are none of this model's."""
+        try:
+            return golden_frames(self.frame_shape, golden, span)
+        except MapError as error:
+            self.detach_reason = str(error)
+            self._emit("SELF_TEST_FAILED", self.detach_reason)
+            return None
+
     def _vet(
         self,
         feeds: Sequence[Feed],
@@ -209,6 +225,9 @@ class Observer:
         if golden is not None:
             failure = self_test(taps, vetted.signals, vetted.answers, golden)
             if failure is not None:
+                here = Runtime.here(self.runtime).runtime
+                if here != self._recorded_on:
+                    failure += f"; the map was recorded on {self._recorded_on}, this is {here}"
                 self._emit("SELF_TEST_FAILED", failure)
 
     def _detach(self, error: Exception) -> None:

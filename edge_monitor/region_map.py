@@ -259,6 +259,70 @@ class Golden(msgspec.Struct, frozen=True, eq=False):
     tolerance: float
 
 
+class TapNeutrality(msgspec.Struct, frozen=True):
+    """One tap beside the same runtime's model that ends there (design section 4).
+
+    ``dtype``: of the tensor as the runtime stores it. ``max_difference``: largest absolute difference over
+    all frames, in units of the stored tensor, infinite where just one is a number; None when the two could
+    not be compared, ``reason`` says why then, and ``dtype`` is empty. ``signature``: mean over the frames of
+    the tap's mean |a|, which the self-test compares frame by frame (`Golden.signals`).
+    """
+
+    name: str
+    dtype: str
+    max_difference: float | None
+    tolerance: float
+    signature: float
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return _verdict(self.max_difference, self.tolerance)
+
+    @property
+    def problem(self) -> str:
+        """What speaks against the tap, "" when nothing does."""
+        if self.max_difference is None:
+            return f"tap {self.name} could not be compared: {self.reason}"
+        if self.max_difference <= self.tolerance:
+            return ""
+        return (
+            f"tap {self.name} differs by {self.max_difference:.3g} from the model that ends there, "
+            f"tolerated are {self.tolerance:.3g}"
+        )
+
+
+class Neutrality(msgspec.Struct, frozen=True):
+    """Neutrality certificate: the tapped model beside the untapped one, on one runtime (design section 4).
+
+    ``runtime``: package and version; ``provider``: execution provider or delegate. ``max_difference``:
+    largest absolute difference of answers over ``frames`` frames, infinite where just one is a number, and
+    None when they could not be compared. ``taps``: the tapped tensors, none when the probe did not attach.
+    ``problems``: what speaks against it, one line each; a neutral probe has none.
+    """
+
+    runtime: str
+    provider: str
+    frames: int
+    max_difference: float | None
+    tolerance: float
+    taps: tuple[TapNeutrality, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Of the answers alone."""
+        return _verdict(self.max_difference, self.tolerance)
+
+
+def _verdict(difference: float | None, tolerance: float) -> str:
+    if difference is None:
+        return "not compared"
+    if difference == 0:
+        return "equal"
+    return "equal within rounding" if difference <= tolerance else "differs"
+
+
 class RegionMap(msgspec.Struct, frozen=True, eq=False):
     """Everything calibration knows; see the sections."""
 
@@ -271,6 +335,7 @@ class RegionMap(msgspec.Struct, frozen=True, eq=False):
     evidence: EvidenceNull
     crossmodal: CrossmodalNull
     golden: Golden
+    neutrality: Neutrality
     impact: Impact | None = None
     faults: FaultHead | None = None
 

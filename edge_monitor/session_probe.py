@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
 from edge_monitor.observer import Note, Observer, Setup
-from edge_monitor.taps.certificate import golden_frames
 from edge_monitor.taps.onnx import (
     DTYPES,
     TappedSession,
@@ -147,6 +146,9 @@ class SessionProbe(Observer):
     def feed(self, frame: NDArray[np.float32]) -> list[NDArray[Any]]:
         return self.run(None, {self._observed: frame})
 
+    def tap_values(self) -> list[NDArray[Any]]:
+        return self._tapped.values()
+
     def _names(self, output_names: Sequence[str] | None) -> Sequence[str]:
         """Name the outputs to ask the session for: the model's own by default, and never a tap."""
         if not output_names:
@@ -197,10 +199,13 @@ class SessionProbe(Observer):
     ) -> None:
         """Build the tapped session, and attach when its answers are the model's own."""
         golden = setup.golden
+        frames = self._check_frames(golden)
+        if frames is None:
+            return
         zeros = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self._inputs.items()}
-        frames = golden_frames(self.frame_shape, golden)
         feeds = [zeros | {self._observed: frame[np.newaxis]} for frame in frames]
         tapped = TappedSession(data, names, feeds[0], self._observed, setup.specs, session_options)
+        self._require_providers(tapped, session_options)
         expected = [self._session.run(None, feed) for feed in feeds]
         vetted = self._vet(
             feeds, expected, lambda feed: (tapped.run(feed), tapped.reduce(feed[self._observed])), golden
@@ -209,3 +214,15 @@ class SessionProbe(Observer):
             tapped.restart()  # golden frames are no past of the first real one
             self._tapped = tapped
             self._start(tapped.specs, vetted, golden)
+
+    def _require_providers(self, tapped: TappedSession, session_options: Mapping[str, Any]) -> None:
+        """Refuse a tapped session that fell back where the model's own session did not.
+
+        The runtime goes on without an execution provider that fails; the answers may be right, and late.
+        """
+        asked = {
+            entry if isinstance(entry, str) else entry[0] for entry in session_options.get("providers") or ()
+        }
+        lost = asked & set(self._session.get_providers()) - set(tapped.session.get_providers())
+        if lost:
+            raise RuntimeError(f"the tapped session does without {', '.join(sorted(lost))}")

@@ -16,10 +16,12 @@ from edge_monitor.region_map import (
     EvidenceNull,
     FmriBaseline,
     Golden,
+    Neutrality,
     Provenance,
     RegionMap,
     ResidualBaseline,
     Runtime,
+    TapNeutrality,
     TractBaseline,
 )
 from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session
@@ -136,6 +138,24 @@ def neutral_map(
             coherence_bias=0.0, temporal_error=1.0, spatial_error=1.0, least_agreement=-np.inf
         ),
         golden=golden,
+        neutrality=neutral(specs, golden),
+    )
+
+
+def neutral(specs: Sequence[TapSpec], golden: Golden) -> Neutrality:
+    """Certificate of taps that are read without any difference."""
+    signatures = np.mean(golden.signals, axis=0)[1:].tolist()
+    return Neutrality(
+        runtime=Runtime.here().runtime,
+        provider="CPUExecutionProvider",
+        frames=len(golden.frames),
+        max_difference=0.0,
+        tolerance=golden.tolerance,
+        taps=tuple(
+            TapNeutrality(tap.name, "float32", 0.0, 0.0, signature)
+            for tap, signature in zip(specs[1:], signatures, strict=True)
+        ),
+        problems=(),
     )
 
 

@@ -505,15 +505,42 @@ def test_map_that_does_not_fit_is_refused(runtime, recorder):
     region_map = map_of(data, runtime)
     with pytest.raises(MapError, match="belongs to model"):
         probe_of(recorder, runtime, model_of("int8"), region_map=region_map)
-    nhwc = with_golden(region_map, frames=np.zeros((3, 8, 6, 3), np.float32))
-    with pytest.raises(MapError, match=r"golden.frames: shape is \(3, 8, 6, 3\), the model's input is"):
-        probe_of(recorder, runtime, data, region_map=nhwc)
     turned = tap_spec("relu1", (8, 6, 8))
     wrong = msgspec.structs.replace(region_map, taps=(region_map.taps[0], turned, region_map.taps[2]))
     with pytest.raises(MapError, match="tap relu1"):
         probe_of(recorder, runtime, data, region_map=wrong)
     with pytest.raises(InputError, match="give one of the two"):
         probe_of(recorder, runtime, data, region_map=region_map, taps=["relu1"])
+
+
+@each_runtime
+def test_golden_frames_that_do_not_fit_leave_the_model_serving(runtime, recorder):
+    data = model_of("float")
+    nhwc = with_golden(map_of(data, runtime), frames=np.zeros((3, 8, 6, 3), np.float32))
+    probe = ready(recorder, runtime, data, region_map=nhwc)
+    assert (probe.attached, probe.certificate, recorder.codes) == (False, None, ["SELF_TEST_FAILED"])
+    assert probe.detach_reason.startswith("golden.frames: shape is (3, 8, 6, 3), the model's input is")
+    (feed,) = feeds_of(data, 1)
+    assert_array_equal(run(probe, feed)[0], run(plain_of(runtime), feed)[0])
+
+
+@each_runtime
+def test_a_delegate_that_can_be_built_but_once(runtime, recorder, monkeypatch):
+    """Nothing is left that could serve: one clear error instead of the runtime's own."""
+
+    def once(*args):
+        make, made = opener(*args), []
+
+        def open_interpreter(data):
+            made.append(data)
+            return make(data) if len(made) == 1 else fail()
+
+        return open_interpreter
+
+    monkeypatch.setattr("edge_monitor.interpreter_probe.opener", once)
+    with pytest.raises(ModelError, match=r"model: cannot be run \(injected\)"):
+        probe_of(recorder, runtime)
+    assert recorder.codes == ["PROBE_DETACHED"]
 
 
 @each_runtime

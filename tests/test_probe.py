@@ -579,13 +579,37 @@ def test_map_of_another_model_is_refused(recorder):
 def test_map_whose_parts_do_not_fit_the_model_is_refused(recorder):
     data = models.cnn()
     region_map = minimal_map(data)
-    with pytest.raises(MapError, match=r"golden.frames: shape is"):
-        probe_of(
-            recorder, data, region_map=with_golden(region_map, frames=np.zeros((3, 3, 8, 8), np.float32))
-        )
     swapped = msgspec.structs.replace(region_map, taps=(region_map.taps[1], *region_map.taps[1:]))
     with pytest.raises(MapError, match="tap relu1"):
         probe_of(recorder, data, region_map=swapped)
+
+
+@both_ways
+def test_golden_frames_that_do_not_fit_leave_the_model_serving(make, recorder):
+    data = models.cnn()
+    small = with_golden(minimal_map(data), frames=np.zeros((3, 3, 8, 8), np.float32))
+    probe = make(recorder, data, region_map=small)
+    assert (probe.attached, probe.certificate, recorder.codes) == (False, None, ["SELF_TEST_FAILED"])
+    assert probe.detach_reason.startswith("golden.frames: shape is (3, 3, 8, 8), the model's input is")
+    (frame,) = frames(1)
+    np.testing.assert_array_equal(
+        probe.run(None, {"input": frame})[0], session_of(data).run(None, {"input": frame})[0]
+    )
+
+
+def test_answers_of_changing_length(recorder):
+    """As of a detector, which lists what it found."""
+    g = models._Graph(0)
+    g.gemm("input", "fc1", 6, 6)
+    g.node("Relu", ["fc1"], "relu1")
+    g.node("NonZero", ["relu1"], "found")
+    data = g.model([("input", ["N", 6])], [("found", [2, None], TensorProto.INT64)])
+    probe = probe_of(recorder, data)
+    assert (probe.attached, recorder.events) == (True, [])
+    assert probe.certificate.max_difference == 0.0
+    lengths = {probe.run(None, {"input": frame})[0].shape for frame in frames(6, (1, 6))}
+    assert len(lengths) > 1
+    assert len(recorder.rows) == 6
 
 
 def test_what_cannot_be_observed_is_refused_at_the_start(recorder, tmp_path):

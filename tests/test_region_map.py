@@ -136,6 +136,13 @@ def test_round_trip_is_exact_to_the_bit(tmp_path):
     assert_same(load_region_map(tmp_path / "map.npz"), region_map)
 
 
+def test_a_certificate_that_knows_little_survives():
+    first, *others = MAP.neutrality.taps
+    unknown = msgspec.structs.replace(first, dtype="", max_difference=None, reason="keeps state")
+    far = msgspec.structs.replace(MAP.neutrality, max_difference=np.inf, taps=(unknown, *others))
+    assert from_bytes(to_bytes(msgspec.structs.replace(MAP, neutrality=far))).neutrality == far
+
+
 def test_impact_survives_and_is_uniform_without():
     theta = np.r_[np.full(MAP.taps[0].n_voxels, np.nan), np.linspace(-1, 1, N - MAP.taps[0].n_voxels)]
     assert_same(from_bytes(to_bytes(scored(theta=theta))), scored(theta=theta))
@@ -238,6 +245,11 @@ DAMAGED = {
     "flat golden answers": (with_field("golden.outputs", MAP.golden.outputs[:, 0]), "golden.outputs is"),
     "no golden frames": (with_field("golden.frames", MAP.golden.frames[:0]), "golden.outputs is"),
     "golden frames without axes": (with_field("golden.frames", np.array(1, np.float32)), "golden.outputs is"),
+    "certificate of fewer taps": (
+        with_field("neutrality.taps", MAP.neutrality.taps[1:]),
+        "neutrality.taps are clip2, relu3, not the map's",
+    ),
+    "certificate of none": (with_field("neutrality.taps", ()), "neutrality.taps are none"),
     "only the input": (msgspec.structs.replace(MAP, taps=MAP.taps[:1]), "at least one tap, has 1 in all"),
     "grid finer than the tensor": (
         msgspec.structs.replace(MAP, taps=(TapSpec("a", (1, 1, 1), (2, 1, 1)), *MAP.taps[1:])),
@@ -291,6 +303,8 @@ FOREIGN = {
     "no format": (archive(meta=meta(format=...)), "format is None"),
     "missing array": (archive(**{"fmri.scale": None}), "fmri.scale is missing"),
     "missing section": (archive(meta=meta(taps=...)), "taps is missing"),
+    "missing certificate": (archive(meta=meta(neutrality=...)), "neutrality is missing"),
+    "missing runtime": (archive(meta=meta(neutrality__runtime=...)), "missing required field `runtime`"),
     "missing number": (archive(meta=meta(golden__tolerance=...)), "tolerance is missing"),
     "missing provenance": (archive(meta=meta(provenance__model=...)), "missing required field `model`"),
     "text for a number": (archive(meta=meta(evidence__held_out_alarms="none")), "Expected `int`, got `str`"),

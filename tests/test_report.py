@@ -136,7 +136,9 @@ FULL = full_map()
 def renamed(region_map):
     """The same map, a tap of which has a hostile name."""
     taps = (*region_map.taps[:2], replace(region_map.taps[2], name=EVIL), *region_map.taps[3:])
-    return replace(region_map, taps=taps)
+    checks = list(region_map.neutrality.taps)
+    checks[1] = replace(checks[1], name=EVIL)
+    return replace(region_map, taps=taps, neutrality=replace(region_map.neutrality, taps=tuple(checks)))
 
 
 def block(region_map, rng):
@@ -263,6 +265,20 @@ def test_the_numbers_of_a_map_are_on_its_page(pages):
     np.testing.assert_allclose(strength, FULL.tracts.strength, rtol=1e-5)
     log_power = np.array([row[1:6] for row in page.data["signatures.csv"][1:]], float)
     np.testing.assert_allclose(log_power, FULL.eeg.profile_mean / np.log(10), rtol=1e-5)
+
+
+def test_the_certificate_of_a_map_is_on_its_page():
+    checks = list(FULL.neutrality.taps)
+    checks[0] = replace(checks[0], dtype="", max_difference=None, reason="keeps state")
+    checks[1] = replace(checks[1], max_difference=0.25, tolerance=0.5)
+    region_map = replace(FULL, neutrality=replace(FULL.neutrality, taps=tuple(checks)))
+    page = Parsed(to_html(map_page(region_map, "map.npz")))
+    rows = page.tables["neutrality"][1:]
+    assert [row[0] for row in rows] == [tap.name for tap in FULL.taps[1:]]
+    assert rows[0][1:4] == ["–", "–", "0"]
+    assert rows[1][1:4] == ["float32", "0.25", "0.5"]
+    assert [row[-1] for row in rows] == ["not compared", "equal within rounding", "equal"]
+    assert f"equal on {FULL.neutrality.runtime}, CPUExecutionProvider" in page.text
 
 
 def test_a_map_says_what_is_not_known(pages):

@@ -28,7 +28,7 @@ from edge_monitor.offline.head_training import HIDDEN
 from edge_monitor.offline.observe import Images, Observed
 from edge_monitor.offline.tract_baseline import watch_tracts
 from edge_monitor.pipeline import Monitor
-from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
+from edge_monitor.region_map import FaultHead, Golden, Neutrality, RegionMap, Runtime, TapNeutrality
 from edge_monitor.service import Watch, open_probe, open_sinks
 from edge_monitor.sinks.queued import Sink
 from edge_monitor.sources.scenes import Road
@@ -47,11 +47,10 @@ def synthetic_map() -> RegionMap:
     golden = Golden(frames, np.zeros((1, 10)), np.zeros((1, len(TAPS))), 1e-5)
     rows = list(synthetic_rows(3000, seed=0))
     images = Images(frames[:0], np.empty((0, sum(tap.n_voxels for tap in TAPS), 3)))
-    region_map = calibrate(
-        Observed(
-            *("none", "0" * 64, "synthetic", 0, RATE_HZ, TAPS, rows, golden, Runtime.here()), b"", images
-        )
-    )
+    checks = tuple(TapNeutrality(tap.name, "float32", 0.0, 0.0, 0.0) for tap in TAPS[1:])
+    neutrality = Neutrality("none", "none", 1, 0.0, 0.0, checks, ())
+    origin = ("none", "0" * 64, "synthetic", 0, RATE_HZ, TAPS, rows, golden, Runtime.here())
+    region_map = calibrate(Observed(*origin, b"", images, neutrality))
     traced = region_map.tracts
     known = msgspec.structs.replace(
         traced,

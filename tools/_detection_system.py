@@ -36,6 +36,7 @@ from _venv import ROOT
 
 from edge_monitor.config import CalibrationSettings
 from edge_monitor.map_file import load_region_map, save_region_map
+from edge_monitor.neutrality import certify_neutrality
 from edge_monitor.offline.calibrate import JUDGE_SHARE, calibrate
 from edge_monitor.offline.fault_bank import Bank, make_bank
 from edge_monitor.offline.head_training import fit_head
@@ -125,6 +126,9 @@ def observed(bench: Bench) -> Observed:
         golden=golden,
         device=Runtime.here(),
         model_bytes=data,
+        neutrality=certify_neutrality(
+            data, taps=[tap.name for tap in probe.taps[1:]], choose_frames=lambda _: images[chosen]
+        ),
         images=Images(images, np.stack([row.spatial.voxels for row in seen if row.spatial])),
         scenes=tuple(load_scenes(plans, bench.rows, SCENE_LEAD)),
     )

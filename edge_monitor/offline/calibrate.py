@@ -114,6 +114,7 @@ def calibrate(
         evidence=_no_thresholds(alarms_per_hour),
         crossmodal=CrossmodalNull(0.0, np.inf, np.inf, -np.inf),
         golden=observed.golden,
+        neutrality=observed.neutrality,
         impact=None if known is None else known.impact,
     )
     head = known.faults if known is not None else train_head(observed, provisional, n_fit, progress, keep)
@@ -143,6 +144,7 @@ def calibrate(
     dead = int(np.isnan(fmri.scale).sum())
     if dead:
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")
+    remarks += observed.neutrality.problems
     remarks += [f"tract {problem}" for problem in tracts.problems if problem]
     if known is None and is_tflite(observed.model_bytes, observed.model):
         remarks.append("no fault head: it learns from broken models, and only ONNX models can be broken")

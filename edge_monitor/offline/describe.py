@@ -44,6 +44,7 @@ def describe_map(region_map: RegionMap) -> RenderableType:
         ("impact scores", _impact(region_map)),
         ("tracts", _tracts(region_map)),
         ("golden frames", f"{len(golden)}, model input {golden.min():.3g} ... {golden.max():.3g}"),
+        ("certificate", _certificate(region_map)),
     ):
         facts.add_row(key, value)
     remarks = [f"note: {remark}" for remark in origin.warnings]
@@ -83,6 +84,13 @@ def describe_impact(impact: Impact, taps: tuple[TapSpec, ...]) -> RenderableType
         for tap, whole, none, pairs in zip(taps[1:], impact.f_all, impact.f_none, impact.pairs, strict=True)
     ]
     return Group(table, *lines)
+
+
+def _certificate(region_map: RegionMap) -> str:
+    found = region_map.neutrality
+    faulty = sum(bool(tap.problem) for tap in found.taps)
+    taps = f"{faulty} of {len(found.taps)} taps do not read true" if faulty else "all taps read true"
+    return f"{found.runtime}, {found.provider}: answers {found.verdict}, {taps}"
 
 
 def _impact(region_map: RegionMap) -> str:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from edge_monitor.config import FrameSettings
 from edge_monitor.errors import InputError, ModelError, RecordingError, about
 from edge_monitor.map_file import from_bytes
+from edge_monitor.neutrality import certify_neutrality
 from edge_monitor.offline.scene import BEFORE, Scene, SceneCutter
 from edge_monitor.probe import Probe
-from edge_monitor.region_map import Golden, RegionMap, Runtime
+from edge_monitor.region_map import Golden, Neutrality, RegionMap, Runtime
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.sources.recording import RecordingReader
 from edge_monitor.taps.known_model import load_known_model
@@ -71,6 +72,7 @@ class Observed(msgspec.Struct, frozen=True, eq=False):
     device: Runtime
     model_bytes: bytes
     images: Images
+    neutrality: Neutrality
     scenes: tuple[Scene, ...] = ()
     workstation: RegionMap | None = None
 
@@ -125,13 +127,19 @@ def observe(
     if not rows:
         raise InputError(settings.frames, "holds no frames")
     golden_frames, answers, signals = (np.stack(column) for column in zip(*golden, strict=True))
+    taps = probe.taps
+    neutrality = certify_neutrality(
+        model, taps=[tap.name for tap in taps[1:]], choose_frames=lambda _: golden_frames
+    )
+    if len(neutrality.taps) < len(taps) - 1:
+        raise ModelError(model, f"cannot be certified: {'; '.join(neutrality.problems)}")
     return Observed(
         model=model.name,
         model_sha256=hashlib.sha256(data).hexdigest(),
         source=settings.frames,
         seed=frames.road_seed or 0,
         frame_rate_hz=settings.frame_rate_hz,
-        taps=probe.taps,
+        taps=taps,
         rows=rows,
         golden=Golden(
             golden_frames, answers, signals, GOLDEN_TOLERANCE * max(1.0, float(np.abs(answers).max()))
@@ -139,6 +147,7 @@ def observe(
         device=Runtime.here(probe.runtime),
         model_bytes=data,
         images=Images(*(np.stack(column) for column in zip(*images, strict=True))),
+        neutrality=neutrality,
         scenes=cutter.scenes(rows, SCENE_LEAD),
     )
 
@@ -186,6 +195,7 @@ def observe_recording(model: Path, recording: Path) -> Observed:
         device=device,
         model_bytes=data,
         images=Images(region_map.golden.frames[:0], np.empty((0, 0, 3))),
+        neutrality=region_map.neutrality,
         workstation=region_map,
     )
 

@@ -141,7 +141,7 @@ def _thresholds(region_map: RegionMap) -> Section:
 
 def _provenance(region_map: RegionMap) -> Section:
     origin, impact = region_map.provenance, region_map.impact
-    crossmodal = region_map.crossmodal
+    crossmodal, certificate = region_map.crossmodal, region_map.neutrality
     pairs = [
         ("model", origin.model),
         ("SHA-256", origin.model_sha256),
@@ -153,6 +153,7 @@ def _provenance(region_map: RegionMap) -> Section:
         *((("clean data there", origin.workstation_source),) if origin.workstation_source else ()),
         ("device", _versions(origin.device)),
         ("golden frames", f"{len(region_map.golden.frames)}, tolerance {region_map.golden.tolerance:.2g}"),
+        ("answers when tapped", f"{certificate.verdict} on {certificate.runtime}, {certificate.provider}"),
         (
             "error levels",
             f"temporal {number(crossmodal.temporal_error)}, spatial {number(crossmodal.spatial_error)}, "
@@ -173,7 +174,29 @@ def _provenance(region_map: RegionMap) -> Section:
         ),
         shown=64,
     )
-    return Section("provenance", "Provenance", "", (Facts(tuple(pairs)), taps))
+    return Section("provenance", "Provenance", "", (Facts(tuple(pairs)), taps, _certificate(region_map)))
+
+
+def _certificate(region_map: RegionMap) -> Table:
+    """Each tap beside the model that ends there, as the neutrality certificate has it."""
+    found = region_map.neutrality
+    return Table(
+        "neutrality",
+        "Neutrality certificate",
+        ("tap", "stored as", "largest difference", "tolerated", "signature, mean |a|", "verdict"),
+        tuple(
+            (
+                tap.name,
+                tap.dtype or "–",
+                "–" if tap.max_difference is None else f"{tap.max_difference:.3g}",
+                f"{tap.tolerance:.2g}",
+                number(tap.signature, 6),
+                tap.verdict,
+            )
+            for tap in found.taps
+        ),
+        shown=64,
+    )
 
 
 def _versions(runtime: Runtime) -> str:

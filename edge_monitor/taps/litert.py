@@ -163,6 +163,13 @@ class TappedInterpreter:
             tap.read(stored, values)
         return self._reducer.reduce()
 
+    def values(self) -> list[NDArray[Any]]:
+        """Copy the taps of the last run as they are stored: (C, H, W), or (N, 1, 1) for a dense layer."""
+        views = [self._view(tap.index) for tap in self._taps]
+        return [
+            tap.planar(view).copy() for tap, view in zip(self._taps, views, strict=True) if view is not None
+        ]
+
     def reopen(self) -> None:
         """Begin anew, with an interpreter that has never run and no picture so far."""
         self.release()

@@ -213,6 +213,13 @@ class TappedSession:
         """Choose the taps whose voxels are read, see `TapReducer.choose`."""
         self._reducer.choose(scan)
 
+    def values(self) -> list[NDArray[Any]]:
+        """Copy the taps of the last run: (C, H, W), or (N, 1, 1) for a dense layer."""
+        return [
+            memory.view(np.float32)[: spec.size].reshape(spec.shape).copy()
+            for memory, spec in zip(self._memory, self.specs[1:], strict=True)
+        ]
+
     def restart(self) -> None:
         """Forget the pictures so far."""
         self._reducer.restart()

@@ -12,15 +12,18 @@ import time
 from pathlib import Path
 
 import models
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 import tflite_models
 import yaml
 
-from edge_monitor.map_file import load_region_map
+from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.offline.drill import RAMP_S
 from edge_monitor.offline.drill_scenes import LEAD
 from edge_monitor.offline.scene import BEFORE
+from edge_monitor.taps.onnx_graph import add_outputs
 from edge_monitor.types import CHANNELS
 
 RATE_HZ = 30.0
@@ -106,6 +109,53 @@ def test_taps_lists_those_of_a_tensorflow_lite_model(tmp_path):
     }
     (tmp_path / "cut.tflite").write_bytes(data[:6])
     assert "cut.tflite: not a whole TensorFlow Lite model" in refused("taps", tmp_path / "cut.tflite")
+
+
+def test_taps_are_certified_on_noise_on_frames_and_on_those_of_the_map(home):
+    result = edge_monitor("taps", "model.onnx", "--certify", cwd=home)
+    assert (result.returncode, "4 frames of seeded noise, for want of others" in result.stdout) == (0, True)
+    assert "PASSED" in result.stdout
+    result = edge_monitor("taps", "model.onnx", "--certify", "--map", "map.npz", cwd=home)
+    assert (result.returncode, "; 8 golden frames of the map" in result.stdout) == (0, True)
+    given = ("--frames", "frames.npy", "--limit", "3", "--scale", "2")
+    result = edge_monitor("taps", "model.onnx", "--certify", *given, "--json", cwd=home)
+    found = json.loads(result.stdout)
+    assert (result.returncode, found["passed"], found["frames"], found["verdict"]) == (0, True, 3, "equal")
+    frames = 2 * np.load(home / "frames.npy")[:3]
+    session = onnxruntime.InferenceSession(add_outputs((home / "model.onnx").read_bytes(), ["relu1"]))
+    expected = np.mean([np.abs(session.run(["relu1"], {"input": frame[None]})[0]).mean() for frame in frames])
+    assert found["taps"][0]["signature"] == pytest.approx(expected)
+
+
+def test_the_map_holds_the_certificate_of_its_golden_frames(home):
+    region_map = load_region_map(home / "map.npz")
+    found = region_map.neutrality
+    assert (found.frames, found.provider, found.problems) == (8, "CPUExecutionProvider", ())
+    assert found.runtime == region_map.provenance.device.runtime
+    assert [tap.name for tap in found.taps] == [tap.name for tap in region_map.taps[1:]]
+    signatures = region_map.golden.signals.mean(axis=0)[1:]
+    np.testing.assert_allclose([tap.signature for tap in found.taps], signatures, rtol=1e-9)
+    assert "answers equal, all taps read true" in edge_monitor("check", home / "map.npz").stdout
+
+
+def test_a_failed_self_test_is_refused_in_words_and_by_the_exit_code(home, tmp_path):
+    region_map = load_region_map(home / "map.npz")
+    golden = msgspec.structs.replace(region_map.golden, signals=1.01 * region_map.golden.signals)
+    save_region_map(msgspec.structs.replace(region_map, golden=golden), tmp_path / "other.npz")
+    command = ("taps", home / "model.onnx", "--certify", "--map", tmp_path / "other.npz")
+    result = edge_monitor(*command)
+    assert result.returncode == 1
+    assert "REFUSED: SELF_TEST_FAILED: signal of tap input is off by" in result.stdout
+    assert "PASSED" not in result.stdout
+    result = edge_monitor(*command, "--json")
+    assert (result.returncode, json.loads(result.stdout)["passed"]) == (1, False)
+
+
+def test_options_of_the_certificate_ask_for_it(home):
+    assert "--map: belongs to --certify" in refused("taps", home / "model.onnx", "--map", "map.npz")
+    assert "--scale: belongs to --frames" in refused("taps", home / "model.onnx", "--certify", "--scale", "2")
+    small = ("--frames", "few.npy")
+    assert "has shape" in refused("taps", "model.onnx", "--certify", *small, cwd=home)
 
 
 def test_calibrate_shows_signatures_and_says_when_data_is_short(home):

@@ -1,15 +1,86 @@
-"""`edge-monitor taps`: what can be tapped."""
+"""`edge-monitor taps`: what can be tapped, and whether tapping it changes anything."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_monitor.commands.console import out
-from edge_monitor.commands.options import JsonOption, ModelArg
+from edge_monitor.commands.options import (
+    JsonOption,
+    LimitOption,
+    MeanOption,
+    ModelArg,
+    ScaleOption,
+    StdOption,
+    frame_settings,
+)
+from edge_monitor.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_monitor.region_map import Neutrality
+
+CERTIFIED_FRAMES = 8
 
 
-def taps(model: ModelArg, as_json: JsonOption = False) -> None:
-    """List the tensors that can be tapped, with shapes, bytes and expected cost."""
+def taps(
+    model: ModelArg,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="run the model untapped and tapped, and compare")
+    ] = False,
+    region_map: Annotated[Path | None, typer.Option("--map", help="certify this map's taps")] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="certify on these (the map's golden frames, else noise)")
+    ] = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the tensors that can be tapped, or certify that tapping them changes nothing."""
+    given = {"map": region_map, "frames": frames, "scale": scale, "mean": mean, "std": std, "limit": limit}
+    of_frames = [f"--{name}" for name, value in given.items() if value is not None]
+    if not certify:
+        if of_frames:
+            raise InputError(of_frames[0], "belongs to --certify")
+        _list(model, as_json)
+        return
+    if frames is None and (alone := [name for name in of_frames if name != "--map"]):
+        raise InputError(alone[0], "belongs to --frames")
+    from edge_monitor.map_file import load_region_map
+    from edge_monitor.neutrality import certify_neutrality
+    from edge_monitor.sources.frames import FrameSource
+
+    def from_source(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        import numpy as np
+
+        number = CERTIFIED_FRAMES if limit is None else limit
+        settings = frame_settings(frames or "", 30.0, scale, mean, std, number)
+        return np.stack([frame.array[0] for frame in FrameSource(settings, shape)])
+
+    found = certify_neutrality(
+        model,
+        region_map=None if region_map is None else load_region_map(region_map),
+        choose_frames=None if frames is None else from_source,
+    )
+    if as_json:
+        _echo_certificate(found)
+    else:
+        kind = f"frames of {frames}" if frames else "golden frames of the map"
+        _print_certificate(
+            found, model.name, kind if frames or region_map else "frames of seeded noise, for want of others"
+        )
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _list(model: Path, as_json: bool) -> None:
     import msgspec
     from rich.table import Table
 
@@ -35,3 +106,34 @@ def taps(model: ModelArg, as_json: JsonOption = False) -> None:
     out.print(
         "● default set; cost is an estimate from the tensor's size. Choose others with calibrate --tap."
     )
+
+
+def _echo_certificate(found: Neutrality) -> None:
+    """Print JSON; infinite differences become null there, and the verdicts say what they were."""
+    import msgspec
+
+    plain = msgspec.to_builtins(found) | {"verdict": found.verdict, "passed": not found.problems}
+    for tap, entry in zip(found.taps, plain["taps"], strict=True):
+        entry["verdict"] = tap.verdict
+    typer.echo(msgspec.json.encode(plain))
+
+
+def _print_certificate(found: Neutrality, name: str, kind: str) -> None:
+    from rich.table import Table
+
+    out.print(f"{name} on {found.runtime}, {found.provider}; {found.frames} {kind}", soft_wrap=True)
+    table = Table()
+    for title in ("", "stored as", "largest difference", "tolerated", "signature, mean |a|", "verdict"):
+        words = title in {"", "stored as", "verdict"}
+        table.add_column(title, justify="left" if words else "right", overflow="fold")
+    difference = "–" if found.max_difference is None else f"{found.max_difference:.3g}"
+    table.add_row("answers", "", difference, f"{found.tolerance:.2g}", "", found.verdict)
+    for tap in found.taps:
+        difference = "–" if tap.max_difference is None else f"{tap.max_difference:.3g}"
+        tolerated, signature = f"{tap.tolerance:.2g}", f"{tap.signature:.6g}"
+        table.add_row(tap.name, tap.dtype, difference, tolerated, signature, tap.verdict)
+    out.print(table)
+    for problem in found.problems:
+        out.print(f"REFUSED: {problem}", soft_wrap=True)
+    if not found.problems:
+        out.print("PASSED: tapping changes no answer, and every tap reads what the model computes there.")

@@ -18,9 +18,11 @@ from edge_monitor.offline.baselines import band_powers
 from edge_monitor.offline.calibrate import calibrate
 from edge_monitor.offline.observe import (
     FIT_SHARE,
+    LEAST_FRAMES,
     N_SCENES,
     SCENE_BYTES,
     SCENE_FRAMES,
+    SCENE_LEAD,
     Images,
     observe,
     scene_onsets,
@@ -221,6 +223,11 @@ def test_scenes_stay_within_their_memory(shape):
     assert len(onsets) == min(N_SCENES, SCENE_BYTES // ((BEFORE + 2 * SCENE_FRAMES) * 4 * size)) > 0
     assert onsets == sorted(set(onsets))
     assert onsets[-1] + SCENE_FRAMES <= FIT_SHARE * total
+
+
+def test_one_scene_more_than_the_fewest_frames():
+    assert scene_onsets(LEAST_FRAMES, 1) == [SCENE_LEAD + BEFORE]
+    assert scene_onsets(LEAST_FRAMES - 1, 1) == []
 
 
 def test_scenes_are_those_of_the_frames_that_the_model_takes(tmp_path, monkeypatch):

@@ -33,8 +33,8 @@ every = pytest.mark.parametrize(("name", "variant"), [(name, v) for name in NAME
 
 
 @pytest.fixture(scope="module")
-def demo() -> onnx.ModelProto:
-    return onnx.load_from_string((resources.files("edge_monitor") / "data" / "demo_model.onnx").read_bytes())
+def demo() -> bytes:
+    return (resources.files("edge_monitor") / "data" / "demo_model.onnx").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +58,26 @@ def taps_of(data: bytes) -> list[str]:
 @every
 def test_level_0_is_the_model_itself(demo, frames, name, variant):
     data, where = faulty_model(demo, name, 0.0, 3, frames, variant)
-    assert data == demo.SerializeToString()
+    assert data == demo
     assert where == "nowhere"
 
 
 @every
 @pytest.mark.parametrize("level", SEVERITIES)
 def test_a_faulty_model_runs_differs_and_keeps_its_taps(demo, frames, name, variant, level):
-    before = demo.SerializeToString()
     data, where = faulty_model(demo, name, level, 3, frames, variant)
-    assert demo.SerializeToString() == before
     assert (data, where) == faulty_model(demo, name, level, 3, frames, variant)
     assert data != faulty_model(demo, name, level, 4, frames, variant)[0] or name == "quantisation fault"
-    taps = taps_of(before)
+    taps = taps_of(demo)
     with np.errstate(invalid="ignore", over="ignore"):
-        found, sound = run(data, taps, frames), run(before, taps, frames)
+        found, sound = run(data, taps, frames), run(demo, taps, frames)
         assert list(found) == list(sound)
         assert any(not np.allclose(found[key], sound[key], rtol=1e-7, atol=0.0) for key in sound)
 
 
 @every
 def test_the_probe_reads_a_faulty_model(demo, frames, name, variant):
-    taps = [tap.name for tap in list_taps(demo.SerializeToString()) if tap.default]
+    taps = [tap.name for tap in list_taps(demo) if tap.default]
     data, _ = faulty_model(demo, name, 2.0, 1, frames, variant)
     rows = []
     probe = Probe.onnx(data, taps=taps, on_row=rows.append, sess_options=quiet_options())
@@ -92,7 +90,7 @@ def test_the_probe_reads_a_faulty_model(demo, frames, name, variant):
 def test_non_finite_weights_reach_the_answer(demo, frames, variant, seed):
     data, _ = faulty_model(demo, "NaN/Inf", 1.0, seed, frames, variant)
     with np.errstate(invalid="ignore"):
-        found = run(data, taps_of(demo.SerializeToString()), frames)
+        found = run(data, taps_of(demo), frames)
     assert any(not np.isfinite(values).all() for values in found.values())
 
 
@@ -101,7 +99,7 @@ def test_dead_channels_are_those_named_and_spoke_before(demo, frames, level, sha
     data, where = faulty_model(demo, "dead channels", level, 5, frames)
     tap = where.split()[0]
     dead = [int(number) for number in re.findall(r"\d+", where.split("channels")[1])]
-    found, sound = (run(model, [tap], frames)[tap] for model in (data, demo.SerializeToString()))
+    found, sound = (run(model, [tap], frames)[tap] for model in (data, demo))
     alive = [k for k in range(sound.shape[1]) if k not in dead]
     assert not found[:, dead].any()
     assert all(sound[:, k].any() for k in dead)
@@ -110,7 +108,7 @@ def test_dead_channels_are_those_named_and_spoke_before(demo, frames, level, sha
 
 
 def test_zeroed_weights_silence_the_channels_named(frames):
-    model = onnx.load_from_string(models.cnn())
+    model = models.cnn()
     probe = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)
     weights = set()
     for seed in range(12):
@@ -127,7 +125,7 @@ def test_zeroed_weights_silence_the_channels_named(frames):
 
 
 def test_a_matmul_counts_its_channels_on_the_last_axis():
-    model = onnx.load_from_string(models.dense())
+    model = models.dense()
     probe = np.random.default_rng(0).standard_normal((4, 20), np.float32)
     places = [faulty_model(model, "dead channels", 3.0, seed, probe, "other") for seed in range(8)]
     data, where = next(item for item in places if item[1].startswith("w1 "))
@@ -141,7 +139,7 @@ def test_a_matmul_counts_its_channels_on_the_last_axis():
 def test_a_saturated_layer_has_ties_at_its_clean_maximum(demo, frames, variant):
     data, where = faulty_model(demo, "saturated layer", 3.0, 2, frames, variant)
     tap = where.split()[0]
-    found, sound = (run(model, [tap], frames)[tap] for model in (data, demo.SerializeToString()))
+    found, sound = (run(model, [tap], frames)[tap] for model in (data, demo))
     assert found.max() == sound.max()
     assert np.count_nonzero(found == found.max()) > 100 * np.count_nonzero(sound == sound.max())
 
@@ -150,7 +148,7 @@ def test_a_saturated_layer_has_ties_at_its_clean_maximum(demo, frames, variant):
 def test_a_stuck_unit_holds_a_multiple_of_the_maximum(demo, frames, level, times):
     data, where = faulty_model(demo, "stuck-high unit", level, 7, frames)
     tap, channel = where.split(" channel ")
-    found, sound = (run(model, [tap], frames)[tap] for model in (data, demo.SerializeToString()))
+    found, sound = (run(model, [tap], frames)[tap] for model in (data, demo))
     assert found[:, int(channel)] == pytest.approx(times * sound.max())
     others = [k for k in range(sound.shape[1]) if k != int(channel)]
     assert np.array_equal(found[:, others], sound[:, others])
@@ -159,16 +157,14 @@ def test_a_stuck_unit_holds_a_multiple_of_the_maximum(demo, frames, level, times
 def test_a_biased_unit_still_sees(demo, frames):
     data, where = faulty_model(demo, "stuck-high unit", 2.0, 7, frames, "other")
     tap, channel = where.split(" channel ")
-    found, sound = (
-        run(model, [tap], frames)[tap][:, int(channel)] for model in (data, demo.SerializeToString())
-    )
-    maximum = run(demo.SerializeToString(), [tap], frames)[tap].max()
+    found, sound = (run(model, [tap], frames)[tap][:, int(channel)] for model in (data, demo))
+    maximum = run(demo, [tap], frames)[tap].max()
     assert found == pytest.approx(sound + 1.5 * maximum, rel=1e-5)
 
 
 @pytest.mark.parametrize(("variant", "counts"), [("drill", (2, 8, 32)), ("other", (4, 16, 64))])
 def test_so_many_weights_have_flipped_bits(demo, frames, variant, counts):
-    sound = initializers(demo)
+    sound = initializers(onnx.load_from_string(demo))
     for level, count in zip(SEVERITIES, counts, strict=True):
         data, where = faulty_model(demo, "weight bit flips", level, 0, frames, variant)
         found = initializers(onnx.load_from_string(data))
@@ -183,7 +179,7 @@ def test_so_many_weights_have_flipped_bits(demo, frames, variant, counts):
 def test_few_levels_are_few(demo, frames):
     data, _ = faulty_model(demo, "quantisation fault", 2.0, 0, frames)
     found = initializers(onnx.load_from_string(data))
-    sound = initializers(demo)
+    sound = initializers(onnx.load_from_string(demo))
     for name, values in found.items():
         if values.ndim > 1:
             assert len(np.unique(values)) <= 11
@@ -204,7 +200,7 @@ def test_other_models_can_have_every_fault(make, name, variant):
     probe = np.random.default_rng(0).standard_normal((6, *argument.shape[1:]), np.float32)
     taps = taps_of(data)
     for seed in range(3):
-        faulty, _ = faulty_model(onnx.load_from_string(data), name, 2.0, seed, probe, variant)
+        faulty, _ = faulty_model(data, name, 2.0, seed, probe, variant)
         with np.errstate(invalid="ignore", over="ignore"):
             found, sound = run(faulty, taps, probe), run(data, taps, probe)
         if name != "weight bit flips":  # which may change too little to be seen in six frames
@@ -214,17 +210,16 @@ def test_other_models_can_have_every_fault(make, name, variant):
 @needs_data
 def test_a_quantised_model_has_the_faults_that_it_can_have():
     data = QDQ.read_bytes()
-    model = onnx.load_from_string(data)
     argument = open_session(data, (), {"sess_options": quiet_options()}).get_inputs()[0]
     probe = (np.random.default_rng(0).random((3, *argument.shape[1:])) * 255).astype(np.float32)
     taps = taps_of(data)
     sound = run(data, taps, probe)
     for name, variant in [*OF_TAPS, ("weight bit flips", "drill"), ("weight bit flips", "other")]:
-        found = run(faulty_model(model, name, 3.0, 1, probe, variant)[0], taps, probe)
+        found = run(faulty_model(data, name, 3.0, 1, probe, variant)[0], taps, probe)
         assert any(not np.array_equal(found[key], sound[key]) for key in sound)
     for name in ("NaN/Inf", "quantisation fault"):
-        with pytest.raises(ModelError, match="no Conv, Gemm or MatMul with float32 weights"):
-            faulty_model(model, name, 1.0, 0, probe)
+        with pytest.raises(ModelError, match=r"has no layer with (floating-point )?weights"):
+            faulty_model(data, name, 1.0, 0, probe)
 
 
 def test_bad_input_is_refused(demo, frames):
@@ -241,18 +236,20 @@ def test_bad_input_is_refused(demo, frames):
     ):
         faulty_model(demo, "dead channels", 1.0, 0, frames.astype(np.float64))
     with pytest.raises(ModelError, match="has no activations"):
-        faulty_model(onnx.load_from_string(models.no_activations()), "dead channels", 1.0, 0, frames)
+        faulty_model(models.no_activations(), "dead channels", 1.0, 0, frames)
     with pytest.raises(ModelError, match="has 2 inputs"):
-        faulty_model(onnx.load_from_string(models.two_inputs()), "dead channels", 1.0, 0, frames)
+        faulty_model(models.two_inputs(), "dead channels", 1.0, 0, frames)
 
 
 def test_one_channel_is_held(demo, frames):
-    found = run(hold_channel(demo, "block2_relu", 3, 7.5), ["block2_relu"], frames)["block2_relu"]
-    sound = run(demo.SerializeToString(), ["block2_relu"], frames)["block2_relu"]
+    found = run(hold_channel(onnx.load_from_string(demo), "block2_relu", 3, 7.5), ["block2_relu"], frames)[
+        "block2_relu"
+    ]
+    sound = run(demo, ["block2_relu"], frames)["block2_relu"]
     assert (found[:, 3] == 7.5).all()
     assert np.array_equal(np.delete(found, 3, 1), np.delete(sound, 3, 1))
     with pytest.raises(ModelError, match="block9"):
-        hold_channel(demo, "block9", 3, 7.5)
+        hold_channel(onnx.load_from_string(demo), "block9", 3, 7.5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
@@ -268,7 +265,7 @@ def test_one_bit_flips_in_weights_of_any_type(dtype):
 
 
 def test_weights_belong_to_the_first_tap_they_reach(demo):
-    weights = weights_before(demo, ["stem", "block1_add_relu", "head"])
+    weights = weights_before(onnx.load_from_string(demo), ["stem", "block1_add_relu", "head"])
     assert weights["stem_conv.weight"] == "stem"
     assert weights["block1_conv2.weight"] == "block1_add_relu"
     assert weights["block2_shortcut.weight"] == "head"

@@ -13,7 +13,7 @@ from edge_monitor.commands.options import (
     JsonOption,
     LimitOption,
     MeanOption,
-    OnnxModelArg,
+    ModelArg,
     ScaleOption,
     StdOption,
     frame_settings,
@@ -21,7 +21,7 @@ from edge_monitor.commands.options import (
 
 
 def drill(
-    model: OnnxModelArg,
+    model: ModelArg,
     frames: Annotated[
         str,
         typer.Argument(metavar="FRAMES", help=f"{FRAMES_HELP}; not those that the map was calibrated on"),

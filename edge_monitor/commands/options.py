@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from edge_monitor.config import FrameSettings
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX or TensorFlow Lite model file")]
-OnnxModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file")]
 FRAMES_HELP = "clean frames: directory of images or .npy, .npy or .npz file, demo:SEED or demo-b:SEED"
 FramesArg = Annotated[str, typer.Argument(metavar="FRAMES", help=FRAMES_HELP)]
 ScaleOption = Annotated[float | None, typer.Option(help="model input = (pixel * scale - mean) / std (1)")]

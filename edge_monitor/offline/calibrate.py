@@ -30,7 +30,6 @@ from edge_monitor.region_map import (
     Provenance,
     RegionMap,
 )
-from edge_monitor.taps.model_file import is_tflite
 from edge_monitor.types import CHANNELS, STATES, BoolArray, FlagStatus, FloatArray, IntArray, StatRow
 
 JUDGE_SHARE = 0.2
@@ -117,7 +116,9 @@ def calibrate(
         neutrality=observed.neutrality,
         impact=None if known is None else known.impact,
     )
-    head = known.faults if known is not None else train_head(observed, provisional, n_fit, progress, keep)
+    head, head_remarks = (
+        train_head(observed, provisional, n_fit, progress, keep) if known is None else (known.faults, [])
+    )
     provisional = msgspec.structs.replace(provisional, faults=head)
     held_out = rows[n_fit:n_known]
     scores = score_rows(provisional, held_out, "score", progress)
@@ -146,8 +147,7 @@ def calibrate(
         remarks.append(f"{dead} of {fmri.scale.size} voxels never varied and are not watched")
     remarks += observed.neutrality.problems
     remarks += [f"tract {problem}" for problem in tracts.problems if problem]
-    if known is None and is_tflite(observed.model_bytes, observed.model):
-        remarks.append("no fault head: it learns from broken models, and only ONNX models can be broken")
+    remarks += head_remarks
     return msgspec.structs.replace(
         fitted,
         evidence=evidence,

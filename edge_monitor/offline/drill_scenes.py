@@ -15,7 +15,6 @@ from edge_monitor.offline.scene import BEFORE, Scene, SceneCutter
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import RegionMap
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.taps.onnx import quiet_options
 from edge_monitor.types import StatRow
 
 LEAD = 300
@@ -53,9 +52,7 @@ class CleanScenes:
         if n < 1:
             raise InputError("scenes", f"{n} is below 1")
         self._row: StatRow | None = None
-        self._probe = Probe.onnx(
-            model, region_map=region_map, on_row=self._take, sess_options=quiet_options()
-        )
+        self._probe = Probe.open(model, region_map=region_map, on_row=self._take)
         if not self._probe.attached:
             raise ModelError(model, f"the probe does not attach: {self._probe.detach_reason}")
         inputs = self._probe.input_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -34,12 +34,16 @@ CALLED = {"true freeze": "frozen with noise"}
 
 
 class Bank(msgspec.Struct, frozen=True, eq=False):
-    """Samples: inputs (n, n_inputs), class (n,) with 0 = clean, and the scene's number (n,)."""
+    """Samples: inputs (n, n_inputs), class (n,) with 0 = clean, and the scene's number (n,).
+
+    ``left_out``: why a fault could not be put in, of those without a sample.
+    """
 
     names: tuple[str, ...]
     inputs: FloatArray
     labels: NDArray[np.int64]
     scenes: NDArray[np.int64]
+    left_out: Mapping[str, str] = {}
 
 
 def head_faults() -> tuple[str, ...]:
@@ -68,6 +72,7 @@ def make_bank(
     inputs: list[FloatArray] = []
     labels: list[int] = []
     numbers: list[int] = []
+    reasons: dict[str, str] = {}
     kinds = list(dict.fromkeys(CALLED.get(name, name) for name in names))
     for number, scene in enumerate(scenes):
         warm(monitor, scene)
@@ -80,7 +85,8 @@ def make_bank(
             injection = Injection(name, levels_of(level, scene.length), own_seed, variant)
             try:
                 rows = injector.rows(scene, [injection])
-            except (InputError, ModelError):
+            except (InputError, ModelError) as error:
+                reasons.setdefault(CALLED.get(name, name), error.problem)
                 continue
             samples = [gathered(report) for report in _step(fork(monitor), rows)]
             for sample in samples[FIRST::STRIDE]:
@@ -91,7 +97,11 @@ def make_bank(
         progress("bank", number + 1, len(scenes))
     n = n_inputs(region_map.taps)
     return Bank(
-        tuple(kinds), np.stack(inputs) if inputs else np.empty((0, n)), np.array(labels), np.array(numbers)
+        tuple(kinds),
+        np.stack(inputs) if inputs else np.empty((0, n)),
+        np.array(labels),
+        np.array(numbers),
+        {kind: why for kind, why in reasons.items() if 1 + kinds.index(kind) not in labels},
     )
 
 

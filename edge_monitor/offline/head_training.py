@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_monitor.kernels.perceptron import KNEE
 from edge_monitor.offline.fault_bank import Bank, gather_clean, make_bank
 from edge_monitor.offline.injection import Injector, Range
-from edge_monitor.offline.observe import Observed, Progress
+from edge_monitor.offline.observe import LEAST_FRAMES, Observed, Progress
 from edge_monitor.region_map import FaultHead, RegionMap
 from edge_monitor.types import FloatArray
 
@@ -65,10 +65,13 @@ Keep = Callable[[Bank, FloatArray], None]
 
 def train_head(
     observed: Observed, provisional: RegionMap, n_fit: int, progress: Progress, keep: Keep | None
-) -> FaultHead | None:
-    """Make a bank from the observed scenes and train on it; None without scenes to break."""
+) -> tuple[FaultHead | None, list[str]]:
+    """Make a bank from the observed scenes and train on it; None without scenes to break.
+
+    Second come remarks: why there is no head, or which faults it has not met.
+    """
     if not observed.scenes:
-        return None
+        return None, [f"no fault head: it learns from scenes of a source with {LEAST_FRAMES} frames or more"]
     injector = Injector(
         observed.model_bytes, observed.taps, Range.of(observed.images.frames), observed.frame_rate_hz
     )
@@ -79,7 +82,8 @@ def train_head(
     progress("head", 0, 1)
     head = fit_head(bank, clean, seed=observed.seed)
     progress("head", 1, 1)
-    return head
+    unmet = [f"the fault head has not met {fault}: {why}" for fault, why in bank.left_out.items()]
+    return head, unmet
 
 
 def bounded(x: FloatArray, mean: FloatArray, scale: FloatArray) -> Float32Array:

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError
+from edge_monitor.offline.backend import Tapped, backend_of
 from edge_monitor.offline.delivery import delays, delivered, plan_of, seen_by_camera
 from edge_monitor.offline.faults import EXTRAS, FAULTS, Stage
 from edge_monitor.offline.model_faults import faulty_model
 from edge_monitor.offline.picture_faults import picture_fault, rounded
 from edge_monitor.offline.scene import BEFORE, Scene
 from edge_monitor.offline.stream_faults import Delivery
-from edge_monitor.offline.tapped_model import TappedModel
 from edge_monitor.pipeline import Monitor
 from edge_monitor.types import StatRow, TapSpec
 
@@ -83,7 +82,7 @@ class Injector:
     Parameters
     ----------
     model : bytes
-        ONNX model.
+        ONNX or TensorFlow Lite model.
     taps : tuple of TapSpec
         The input and the tapped tensors.
     full_scale : Range
@@ -91,10 +90,10 @@ class Injector:
     """
 
     def __init__(self, model: bytes, taps: tuple[TapSpec, ...], full_scale: Range, rate_hz: float) -> None:
-        self._model, self._proto = model, onnx.load_model_from_string(model)
-        self._taps = taps
+        self._model, self._taps = model, taps
+        self._tap = backend_of(model).tap
         self._range = full_scale
-        self._clean: TappedModel | None = None
+        self._clean: Tapped | None = None
         self.rate_hz = rate_hz
 
     def rows(self, scene: Scene, injections: Sequence[Injection]) -> list[StatRow]:
@@ -152,7 +151,7 @@ class Injector:
     ) -> list[StatRow]:
         """Rows behind `BEFORE`: each of the model with those faults that are on in its frame."""
         if self._clean is None:
-            self._clean = TappedModel(self._model, self._taps, frames[0])
+            self._clean = self._tap(self._model, self._taps, frames[0])
         on = [tuple(fault.levels[k] > 0.0 for fault in faults) for k in arriving]
         rows: dict[tuple[bool, ...], list[StatRow]] = {}
         for which in dict.fromkeys(on):
@@ -160,19 +159,18 @@ class Injector:
             rows[which] = list(model.rows(frames))[BEFORE:]
         return [rows[which][i] for i, which in enumerate(on)]
 
-    def _broken(self, faults: list[Injection], scene: Scene) -> TappedModel:
+    def _broken(self, faults: list[Injection], scene: Scene) -> Tapped:
         """Model with all of some faults."""
         if not faults:
             assert self._clean is not None
             return self._clean
-        proto = self._proto
+        data = self._model
         for fault in faults:
             before = scene.frames[:BEFORE]
             data, _ = faulty_model(
-                proto, fault.fault, max(fault.levels), fault.seed, before, variant=fault.variant
+                data, fault.fault, max(fault.levels), fault.seed, before, variant=fault.variant
             )
-            proto = onnx.load_model_from_string(data)
-        return TappedModel(data, self._taps, scene.frames[0])
+        return self._tap(data, self._taps, scene.frames[0])
 
     def _placed(self, row: StatRow, k: int, delivery: Delivery, late: float, scene: Scene) -> StatRow:
         """Give a row its times, which continue those before the onset, and its context."""

@@ -7,6 +7,7 @@ and everything behind it reads the faulty values.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,18 +15,97 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edge_monitor.errors import ModelError
+from edge_monitor.errors import InputError, ModelError
+from edge_monitor.taps.onnx import input_type, list_taps, open_session, quiet_options
 
 EXPONENT_BITS = range(23, 31)
 """Of an IEEE 754 single-precision number."""
 
 
 class Layer(NamedTuple):
-    """Initializers of one Conv, Gemm or MatMul, and the axis of the weights that counts its channels."""
+    """Constants of one layer, the axis of the weights that counts its channels, and what a weight of 0 is."""
 
     weight: str
     bias: str | None
     axis: int
+    zero: int = 0
+
+
+class EditedOnnxModel:
+    """An ONNX model that can be altered; see `edge_monitor.offline.backend.Editable`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._model = onnx.load_model_from_string(data)
+
+    def to_bytes(self) -> bytes:
+        """Serialize the model."""
+        return bytes(self._model.SerializeToString())
+
+    def layers(self) -> list[Layer]:
+        """Conv, Gemm and MatMul with float32 weights, in order of execution."""
+        arrays = initializers(self._model)
+        found = []
+        for node in self._model.graph.node:
+            if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in arrays:
+                continue
+            transposed = any(item.name == "transB" and item.i for item in node.attribute)
+            axis = 0 if node.op_type == "Conv" or transposed else 1
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] in arrays else None
+            weights = arrays[node.input[1]]
+            if weights.dtype == np.float32 and weights.ndim > 1:
+                found.append(Layer(node.input[1], bias, axis))
+        return found
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Matrices of weights by name; they must not be written to."""
+        return {name: values for name, values in initializers(self._model).items() if values.ndim > 1}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return a constant; it must not be written to."""
+        return initializers(self._model)[name]
+
+    def replace(self, name: str, values: NDArray[Any]) -> None:
+        """Give a constant other values."""
+        replace_initializer(self._model, name, values)
+
+    def scale(self, layer: Layer, factor: float) -> None:
+        """Multiply a layer's weights."""
+        self.replace(layer.weight, self.read(layer.weight) * np.float32(factor))
+
+    def taps(self) -> list[str]:
+        """Names of the activations that can be made faulty."""
+        return list(self._n_axes)
+
+    def tap_values(self, tap: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values (n, ...) of a tap on frames, run one by one: the model's batch axis may be fixed."""
+        session = open_session(self.to_bytes(), [tap], {"sess_options": quiet_options()})
+        arguments = session.get_inputs()
+        if len(arguments) != 1:
+            raise ModelError("model", f"has {len(arguments)} inputs, only models with one can be probed")
+        shape, dtype = input_type(arguments[0])
+        if frames.shape[1:] != shape[1:] or len(frames) == 0 or frames.dtype != dtype:
+            raise InputError(
+                "probe frames",
+                f"are {frames.dtype}{frames.shape}, the model takes {dtype}(n, *{shape[1:]})",
+            )
+        parts = [session.run([tap], {arguments[0].name: frame[None]})[0] for frame in frames]
+        return np.concatenate(parts)
+
+    def alter(
+        self,
+        tap: str,
+        gain: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        ceiling: float | None = None,
+    ) -> None:
+        """Let a tap be its value x ``gain`` + ``bias`` (C), at most ``ceiling``."""
+        alter_tap(self._model, tap, self._n_axes[tap], gain, bias, ceiling)
+
+    @cached_property
+    def _n_axes(self) -> dict[str, int]:
+        """Number of axes of each tap, the batch axis included; no edit changes it."""
+        shapes = {tap.name: tap.shape for tap in list_taps(self.to_bytes())}
+        return {name: 1 + len(shape) for name, shape in shapes.items() if len(shape) in {1, 3}}
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -48,16 +128,16 @@ def hold_channel(model: onnx.ModelProto, tap: str, channel: int, value: float) -
 def flip_bit(model: onnx.ModelProto, tensor: str, index: int, bit: int) -> bytes:
     """Model with one bit of one weight flipped."""
     faulty = copy_model(model)
-    flip_bits(faulty, tensor, index, [bit])
+    replace_initializer(faulty, tensor, flip_bits(initializers(faulty)[tensor], index, [bit]))
     return bytes(faulty.SerializeToString())
 
 
-def flip_bits(model: onnx.ModelProto, tensor: str, index: int, bits: list[int]) -> None:
-    """Flip bits of one weight, in place."""
-    values = initializers(model)[tensor].copy()
-    words = values.reshape(-1).view(f"u{values.itemsize}")
+def flip_bits(values: NDArray[Any], index: int, bits: list[int]) -> NDArray[Any]:
+    """Weights with bits of one of them flipped."""
+    flipped = values.copy()
+    words = flipped.reshape(-1).view(f"u{values.itemsize}")
     words[index] ^= words.dtype.type(sum(1 << bit for bit in bits))
-    replace_initializer(model, tensor, values)
+    return flipped
 
 
 def alter_tap(
@@ -102,30 +182,6 @@ def replace_initializer(model: onnx.ModelProto, name: str, values: NDArray[Any])
     """Give an initializer other values, in place."""
     initializer = next(item for item in model.graph.initializer if item.name == name)
     initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
-
-
-def find_layers(model: onnx.ModelProto) -> list[Layer]:
-    """Conv, Gemm and MatMul with float32 weights, in order of execution.
-
-    Raises
-    ------
-    ModelError
-        There are none.
-    """
-    arrays = initializers(model)
-    found = []
-    for node in model.graph.node:
-        if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in arrays:
-            continue
-        transposed = any(item.name == "transB" and item.i for item in node.attribute)
-        axis = 0 if node.op_type == "Conv" or transposed else 1
-        bias = node.input[2] if len(node.input) > 2 and node.input[2] in arrays else None
-        weights = arrays[node.input[1]]
-        if weights.dtype == np.float32 and weights.ndim > 1:
-            found.append(Layer(node.input[1], bias, axis))
-    if not found:
-        raise ModelError("model", "has no Conv, Gemm or MatMul with float32 weights, which the fault needs")
-    return found
 
 
 def weights_before(model: onnx.ModelProto, taps: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Model faults: edited copies of an ONNX model, broken in its weights or in what a layer hands on.
+"""Model faults: edited copies of a model, broken in its weights or in what a layer hands on.
 
 Each fault has two variants, the drill's and another mechanism (`edge_monitor.offline.faults`).
 """
@@ -6,54 +6,51 @@ Each fault has two variants, the drill's and another mechanism (`edge_monitor.of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError, ModelError
+from edge_monitor.offline.backend import Editable, backend_of
 from edge_monitor.offline.faults import VARIANTS, Amounts, amount_at, check_variant, make_rng
-from edge_monitor.offline.model_edits import (
-    EXPONENT_BITS,
-    Layer,
-    alter_tap,
-    copy_model,
-    find_layers,
-    flip_bits,
-    initializers,
-    replace_initializer,
-)
-from edge_monitor.taps.onnx import input_type, list_taps, open_session, quiet_options
+from edge_monitor.offline.model_edits import EXPONENT_BITS, Layer, flip_bits
 
 _HIGH_BITS = {"float32": EXPONENT_BITS, "float16": range(10, 15), "int8": range(4, 8), "uint8": range(4, 8)}
 """Types of weights, and the bits of each that matter most."""
 
 
 class _Case(NamedTuple):
-    """What an injector works on: a copy of the model that it may alter, frames, and its random numbers."""
+    """What an injector works on: a model that it may alter, frames, and its random numbers."""
 
-    model: onnx.ModelProto
+    model: Editable
     frames: NDArray[np.float32]
     rng: np.random.Generator
 
-    def pick_layer(self) -> Layer:
+    def find_layers(self, kinds: str = "fiu") -> list[Layer]:
+        """Layers whose weights are of these kinds of numbers (`numpy.dtype.kind`)."""
+        layers = [layer for layer in self.model.layers() if self.model.read(layer.weight).dtype.kind in kinds]
+        if not layers:
+            what = "floating-point weights" if kinds == "f" else "weights that can be edited"
+            raise ModelError("model", f"has no layer with {what}, which the fault needs")
+        return layers
+
+    def pick_layer(self, kinds: str = "fiu") -> Layer:
         """Choose one of the layers."""
-        layers = find_layers(self.model)
+        layers = self.find_layers(kinds)
         return layers[self.rng.integers(len(layers))]
 
     def pick_tap(self) -> tuple[str, NDArray[np.float32]]:
         """Choose a tap (1, C, H, W) or (1, N), and return its values (n, ...) on the frames."""
-        data = self.model.SerializeToString()
-        names = [tap.name for tap in list_taps(data) if len(tap.shape) in {1, 3}]
+        names = self.model.taps()
         if not names:
             raise ModelError("model", "has no activations (C, H, W) or (N,) that could be made faulty")
-        tap = names[self.rng.integers(len(names))]
-        return tap, _tap_values(data, tap, self.frames)
+        tap = names[int(self.rng.integers(len(names)))]
+        return tap, self.model.tap_values(tap, self.frames)
 
 
 def faulty_model(
-    model: onnx.ModelProto,
+    model: bytes,
     name: str,
     level: float,
     seed: int,
@@ -64,8 +61,8 @@ def faulty_model(
 
     Parameters
     ----------
-    model : onnx.ModelProto
-        With one float32 input; it is not altered.
+    model : bytes
+        With one input.
     name : str
         One of `edge_monitor.offline.faults.FAULTS` whose stage is the model.
     level : float
@@ -90,7 +87,7 @@ def faulty_model(
         No model fault has this name, no such variant, a level outside 0..3, a negative seed, or frames that
         do not fit the model.
     ModelError
-        The model has nothing that could have the fault: no activations, or no float32 weights.
+        The model has nothing that could have the fault: no activations, no weights, or none that can be NaN.
     """
     if name not in _KINDS:
         raise InputError("model fault", f"{name!r} is none of {', '.join(_KINDS)}")
@@ -98,10 +95,10 @@ def faulty_model(
     amounts, break_model = _KINDS[name][VARIANTS.index(variant)]
     amount, rng = amount_at(level, amounts), make_rng(name, seed)
     if level == 0.0:
-        return bytes(model.SerializeToString()), "nowhere"
-    case = _Case(copy_model(model), probe_frames, rng)
+        return model, "nowhere"
+    case = _Case(backend_of(model).edit(model), probe_frames, rng)
     where = break_model(case, amount)
-    return bytes(case.model.SerializeToString()), where
+    return case.model.to_bytes(), where
 
 
 def _high_bits(case: _Case, amount: float) -> str:
@@ -122,23 +119,23 @@ def _bursts(case: _Case, amount: float) -> str:
 
 def _non_finite_weight(case: _Case, amount: float) -> str:
     """Set ``amount`` weights of one layer to NaN or to infinity."""
-    layer = case.pick_layer()
-    values = initializers(case.model)[layer.weight].copy()
+    layer = case.pick_layer("f")
+    values = case.model.read(layer.weight).copy()
     bad = case.rng.choice([np.nan, np.inf])
     places = case.rng.permutation(values.size)[: max(1, round(amount))]
     values.reshape(-1)[places] = bad
-    replace_initializer(case.model, layer.weight, values)
+    case.model.replace(layer.weight, values)
     return f"{layer.weight}{places.tolist()} is {bad}"
 
 
 def _non_finite_channel(case: _Case, amount: float) -> str:
     """Divide the weights of ``amount`` channels of one layer by a variance that underflowed to zero."""
-    layer = case.pick_layer()
-    values = initializers(case.model)[layer.weight].copy()
+    layer = case.pick_layer("f")
+    values = case.model.read(layer.weight).copy()
     channels = case.rng.permutation(values.shape[layer.axis])[: max(1, round(amount))]
     with np.errstate(divide="ignore", invalid="ignore"):
-        np.moveaxis(values, layer.axis, 0)[channels] /= np.float32(0.0)
-    replace_initializer(case.model, layer.weight, values)
+        np.moveaxis(values, layer.axis, 0)[channels] /= values.dtype.type(0.0)
+    case.model.replace(layer.weight, values)
     return f"{layer.weight} channels {channels.tolist()} divided by zero"
 
 
@@ -150,23 +147,23 @@ def _silent_channels(case: _Case, amount: float) -> str:
     channels = case.rng.permutation(speaking)[: max(1, round(amount * len(strength)))]
     gain = np.ones(len(strength), np.float32)
     gain[channels] = 0.0
-    alter_tap(case.model, tap, values.ndim, gain, np.zeros_like(gain))
+    case.model.alter(tap, gain, np.zeros_like(gain))
     return f"{tap} channels {sorted(channels.tolist())}"
 
 
 def _zero_weights(case: _Case, amount: float) -> str:
     """Zero weights and biases of the share ``amount`` of a layer's channels: a part of memory not loaded."""
     layer = case.pick_layer()
-    values = initializers(case.model)[layer.weight].copy()
+    values = case.model.read(layer.weight).copy()
     n = values.shape[layer.axis]
     channels = case.rng.permutation(n)[: max(1, round(amount * n))]
-    np.moveaxis(values, layer.axis, 0)[channels] = 0.0
-    replace_initializer(case.model, layer.weight, values)
+    np.moveaxis(values, layer.axis, 0)[channels] = layer.zero
+    case.model.replace(layer.weight, values)
     if layer.bias is not None:
-        bias = initializers(case.model)[layer.bias].copy()
+        bias = case.model.read(layer.bias).copy()
         if bias.size == n:
-            bias.reshape(-1)[channels] = 0.0
-            replace_initializer(case.model, layer.bias, bias)
+            bias.reshape(-1)[channels] = 0
+            case.model.replace(layer.bias, bias)
     return f"{layer.weight} channels {sorted(channels.tolist())}"
 
 
@@ -174,7 +171,7 @@ def _clip_scaled(case: _Case, amount: float) -> str:
     """Multiply a layer's activations by ``amount`` and cut them off at the largest clean value."""
     tap, values = case.pick_tap()
     gain = np.full(values.shape[1], amount, np.float32)
-    alter_tap(case.model, tap, values.ndim, gain, np.zeros_like(gain), ceiling=_largest(tap, values))
+    case.model.alter(tap, gain, np.zeros_like(gain), ceiling=_largest(tap, values))
     return f"{tap} times {amount:.3g}"
 
 
@@ -183,7 +180,7 @@ def _clip_moved(case: _Case, amount: float) -> str:
     tap, values = case.pick_tap()
     largest = _largest(tap, values)
     bias = np.full(values.shape[1], amount * largest, np.float32)
-    alter_tap(case.model, tap, values.ndim, np.ones_like(bias), bias, ceiling=largest)
+    case.model.alter(tap, np.ones_like(bias), bias, ceiling=largest)
     return f"{tap} raised by {bias[0]:.3g}"
 
 
@@ -199,29 +196,36 @@ def _biased_channel(case: _Case, amount: float) -> str:
 
 def _few_levels(case: _Case, amount: float) -> str:
     """Round all weights to ``amount`` levels on either side of zero, one step for each tensor."""
-    layers = find_layers(case.model)
-    for name in {layer.weight for layer in layers}:
-        values = initializers(case.model)[name]
-        step = np.abs(values).max() / np.float32(amount)
+    layers = {layer.weight: layer.zero for layer in case.find_layers()}
+    for name, zero in layers.items():
+        values = case.model.read(name)
+        weights = values.astype(np.float32) - np.float32(zero)
+        step = np.abs(weights).max() / np.float32(amount)
         if step > 0.0:
-            replace_initializer(case.model, name, np.asarray(np.rint(values / step) * step, np.float32))
+            case.model.replace(name, _stored(np.rint(weights / step) * step + np.float32(zero), values.dtype))
     return f"{amount:.3g} levels in {len(layers)} layers"
 
 
 def _wrong_scale(case: _Case, amount: float) -> str:
     """Multiply or divide the weights of one layer by ``amount``: the scale of another tensor."""
     layer = case.pick_layer()
-    factor = np.float32(amount if case.rng.random() < 0.5 else 1.0 / amount)
-    replace_initializer(case.model, layer.weight, initializers(case.model)[layer.weight] * factor)
+    factor = float(np.float32(amount if case.rng.random() < 0.5 else 1.0 / amount))
+    case.model.scale(layer, factor)
     return f"{layer.weight} times {factor:.3g}"
+
+
+def _stored(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers as weights of a type store them."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
 
 
 def _flip(case: _Case, n: int, choose: Callable[[str], list[int]]) -> str:
     """Flip the chosen bits of ``n`` weights, every weight as likely as any other; at least of one."""
     weights = {
-        name: values
-        for name, values in initializers(case.model).items()
-        if values.ndim > 1 and values.dtype.name in _HIGH_BITS
+        name: values for name, values in case.model.weights().items() if values.dtype.name in _HIGH_BITS
     }
     if not weights:
         raise ModelError("model", f"has no weights of type {', '.join(_HIGH_BITS)}, which the fault needs")
@@ -232,7 +236,7 @@ def _flip(case: _Case, n: int, choose: Callable[[str], list[int]]) -> str:
         k = int(np.searchsorted(ends, place, side="right"))
         name, index = names[k], int(place - ends[k]) + sizes[k]
         bits = choose(weights[name].dtype.name)
-        flip_bits(case.model, name, index, bits)
+        case.model.replace(name, flip_bits(case.model.read(name), index, bits))
         flipped.append(f"{name}[{index}] bits {bits}")
     return ", ".join(flipped)
 
@@ -243,7 +247,7 @@ def _raise_channel(case: _Case, amount: float, gain: float) -> str:
     channel = int(case.rng.integers(values.shape[1]))
     gains, bias = np.ones(values.shape[1], np.float32), np.zeros(values.shape[1], np.float32)
     gains[channel], bias[channel] = gain, amount * _largest(tap, values)
-    alter_tap(case.model, tap, values.ndim, gains, bias)
+    case.model.alter(tap, gains, bias)
     return f"{tap} channel {channel}"
 
 
@@ -253,21 +257,6 @@ def _largest(tap: str, values: NDArray[np.float32]) -> float:
     if largest == 0.0:
         raise InputError(tap, f"is nowhere above 0 in the {len(values)} probe frames")
     return largest
-
-
-def _tap_values(data: bytes, tap: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values of a tap on frames, run one by one: the model's batch axis may be fixed."""
-    session = open_session(data, [tap], {"sess_options": quiet_options()})
-    arguments = session.get_inputs()
-    if len(arguments) != 1:
-        raise ModelError("model", f"has {len(arguments)} inputs, only models with one can be probed")
-    shape, dtype = input_type(arguments[0])
-    if frames.shape[1:] != shape[1:] or len(frames) == 0 or frames.dtype != dtype:
-        raise InputError(
-            "probe frames", f"are {frames.dtype}{frames.shape}, the model takes {dtype}(n, *{shape[1:]})"
-        )
-    parts = [session.run([tap], {arguments[0].name: frame[None]})[0] for frame in frames]
-    return np.concatenate(parts)
 
 
 _KINDS: dict[str, tuple[tuple[Amounts, Callable[[_Case, float], str]], ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,8 @@ FIT_SHARE = 0.4
 N_SCENES, SCENE_FRAMES, SCENE_LEAD = 192, 90, 300
 """Stretches of the fitted part that the fault head's training breaks, their frames, and clean rows before
 them."""
+LEAST_FRAMES = ceil((SCENE_LEAD + BEFORE + 2 * SCENE_FRAMES) / FIT_SHARE)
+"""Of which one scene can be cut."""
 SCENE_BYTES = 2**30
 """Memory for them at most; large pictures have fewer."""
 N_GOLDEN = 8
@@ -106,9 +109,7 @@ def observe(
     golden_places, image_places = (_spread(n, total or 10_000) for n in (N_GOLDEN, N_IMAGES))
     images: list[tuple[NDArray[np.float32], FloatArray]] = []
     golden: list[tuple[NDArray[np.float32], FloatArray, FloatArray]] = []
-    # The fault head learns from broken models too, and only ONNX models can be broken.
-    onsets = scene_onsets(total, int(np.prod(shape))) if probe.runtime == "onnx" else []
-    cutter = SceneCutter(onsets, SCENE_FRAMES)
+    cutter = SceneCutter(scene_onsets(total, int(np.prod(shape))), SCENE_FRAMES)
     for i, frame in enumerate(frames):
         cutter.add(i, frame, frames.again)
         probe.note(t_capture_ns=frame.t_capture_ns, **frame.context)

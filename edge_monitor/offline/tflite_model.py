@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,26 @@ from edge_monitor.taps.litert import opener
 from edge_monitor.taps.model_file import installed_runtime
 from edge_monitor.taps.tflite_file import Graph, Tensor, read_model
 from edge_monitor.taps.tflite_values import StoredTensor, find_observed_input, read_answer
+
+
+def read_objects(data: bytes) -> tuple[Any, Any]:
+    """Return the format's full schema, as ai-edge-litert brings it, and a model as objects of it.
+
+    Raises
+    ------
+    ModelError
+        The package is not installed, or the model's weights lie behind the flatbuffer.
+    """
+    try:
+        schema = import_module("ai_edge_litert.schema_py_generated")
+    except ImportError as error:
+        raise ModelError(
+            "model", "can only be broken and traced with ai-edge-litert: pip install 'edge-monitor[litert]'"
+        ) from error
+    model = schema.ModelT.InitFromPackedBuf(data)
+    if any(buffer.offset for buffer in model.buffers):
+        raise ModelError("model", "keeps its weights behind the flatbuffer; it cannot be edited or traced")
+    return schema, model
 
 
 class PartRunner:

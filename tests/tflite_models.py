@@ -101,6 +101,14 @@ _WRITERS = {
 
 OPTIONS = {  # number of the kind of options; operators that are not here have none
     "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 2,
+    "AVERAGE_POOL_2D": 5,
+    "MAX_POOL_2D": 5,
+    "CONCATENATION": 10,
+    "LEAKY_RELU": 75,
+    "PAD": 22,
+    "SUB": 28,
+    "DIV": 29,
     "FULLY_CONNECTED": 8,
     "SOFTMAX": 9,
     "ADD": 11,

@@ -17,6 +17,8 @@ from edge_monitor.offline.tapped_model import TappedModel, TappedTfliteModel
 from edge_monitor.offline.tflite_edits import EditedTfliteModel
 from edge_monitor.offline.tflite_model import run_whole as run_whole_tflite
 from edge_monitor.offline.tflite_surgery import CutTfliteModel
+from edge_monitor.offline.tflite_traceable import transcribe
+from edge_monitor.offline.tracts import Traceable
 from edge_monitor.taps.model_file import is_tflite
 from edge_monitor.types import StatRow, TapSpec
 
@@ -100,17 +102,25 @@ class Backend(NamedTuple):
 
     ``run``: (model, label, frames (n, ...)) -> names of the outputs, and the whole model's answers to each
     frame. ``cut``: (model, tap) -> its halves. ``edit``: model -> a copy that can be altered. ``tap``:
-    (model, taps, any frame) -> the model with taps. All raise `ModelError` for what the runtime refuses.
+    (model, taps, any frame) -> the model with taps. ``traceable``: (model, taps, any frame) -> the network
+    in the form in which tracts are traced. All raise `ModelError` for what the runtime refuses.
     """
 
     run: Callable[[bytes, str, NDArray[np.float32]], tuple[list[str], list[list[NDArray[Any]]]]]
     cut: Callable[[bytes, str], Halves]
     edit: Callable[[bytes], Editable]
     tap: Callable[[bytes, tuple[TapSpec, ...], NDArray[np.float32]], Tapped]
+    traceable: Callable[[bytes, tuple[TapSpec, ...], NDArray[np.float32]], Traceable]
 
 
-_ONNX = Backend(run_whole, CutModel, EditedOnnxModel, TappedModel)
-_TFLITE = Backend(run_whole_tflite, CutTfliteModel, EditedTfliteModel, TappedTfliteModel)
+_ONNX = Backend(
+    run_whole,
+    CutModel,
+    EditedOnnxModel,
+    TappedModel,
+    lambda data, taps, _: Traceable(data, len(taps), "", as_written=False),
+)
+_TFLITE = Backend(run_whole_tflite, CutTfliteModel, EditedTfliteModel, TappedTfliteModel, transcribe)
 
 
 def backend_of(data: bytes) -> Backend:

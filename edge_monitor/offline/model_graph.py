@@ -93,15 +93,21 @@ def free_batch(data: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def open_model(data: bytes) -> onnxruntime.InferenceSession:
+def open_model(data: bytes, *, as_written: bool = False) -> onnxruntime.InferenceSession:
     """Session of a whole model or of a part.
+
+    ``as_written``: what stands between a DequantizeLinear and a QuantizeLinear is computed in floats. The
+    runtime would take integers for it, and round even weights that are floats to eight bits.
 
     Raises
     ------
     ModelError
         The runtime refuses it.
     """
+    options = quiet_options()
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        return onnxruntime.InferenceSession(data, quiet_options())
+        return onnxruntime.InferenceSession(data, options)
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ModelError("model", f"cannot be run ({first_line(error)})") from error

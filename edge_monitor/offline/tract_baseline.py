@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import log_expit
 
 from edge_monitor.errors import InputError, ModelError
+from edge_monitor.offline.backend import backend_of
 from edge_monitor.offline.baselines import TINY, robust
 from edge_monitor.offline.live_tracts import fit_live
 from edge_monitor.offline.observe import Observed, Progress, silent
@@ -35,13 +36,16 @@ def trace_tracts(observed: Observed, progress: Progress = silent) -> TractBaseli
     fidelity = [np.full(a * b, np.nan) for a, b in pairwise(n_voxels)]
     exact: list[list[FloatArray]] = [[] for _ in strength]
     try:
-        tracer = TractTracer(observed.model_bytes, taps)
-        problems = list(tracer.problems)
-        for i, frame in enumerate(images.frames):
-            for matrices, matrix in zip(exact, tracer.trace(frame), strict=True):
-                if matrix is not None:
-                    matrices.append(matrix)
-            progress("tracts", i + 1, len(images.frames))
+        found = backend_of(observed.model_bytes).traceable(observed.model_bytes, taps, images.frames[0])
+        problems = [f"{a.name} -> {b.name}: {found.problem}" for a, b in pairwise(taps)]
+        if found.n_taps > 1:
+            tracer = TractTracer(found.model, taps[: found.n_taps], as_written=found.as_written)
+            problems[: found.n_taps - 1] = tracer.problems
+            for i, frame in enumerate(images.frames):
+                for matrices, matrix in zip(exact, tracer.trace(frame), strict=False):
+                    if matrix is not None:
+                        matrices.append(matrix)
+                progress("tracts", i + 1, len(images.frames))
     except ModelError as error:  # a model that cannot be opened in parts can be watched all the same
         problems = [str(error)] * len(strength)
     counts = np.concatenate([tap.voxel_counts() for tap in taps])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -24,6 +24,18 @@ from edge_monitor.taps.onnx_graph import add_outputs
 from edge_monitor.types import FloatArray, IntArray, TapSpec
 
 
+class Traceable(NamedTuple):
+    """An ONNX model in which tracts can be traced: of the first ``n_taps`` taps, the input included.
+
+    ``problem``: why not of the others. ``as_written``: whether to compute it as `open_model` says.
+    """
+
+    model: bytes
+    n_taps: int
+    problem: str
+    as_written: bool
+
+
 class TractTracer:
     """Exact structural tracts of a model between consecutive taps.
 
@@ -33,6 +45,8 @@ class TractTracer:
         An ONNX model with one input.
     taps : tuple of TapSpec
         The network's input, then the tapped tensors, as the probe gives them.
+    as_written : bool
+        Whether the forward pass is computed as `open_model` says.
 
     Attributes
     ----------
@@ -47,7 +61,8 @@ class TractTracer:
 
     problems: tuple[str, ...]
 
-    def __init__(self, data: bytes, taps: tuple[TapSpec, ...]) -> None:
+    def __init__(self, data: bytes, taps: tuple[TapSpec, ...], *, as_written: bool = False) -> None:
+        self._as_written = as_written
         add_outputs(data, [tap.name for tap in taps[1:]])  # refuses what is no tap, naming the nearest
         model = onnx.load_from_string(data)
         arguments = open_model(data).get_inputs()
@@ -78,7 +93,7 @@ class TractTracer:
         wanted |= dict.fromkeys(name for tract in self._tracts if tract for name in tract[0].forward)
         del wanted[self._input]
         self._wanted = list(wanted)
-        self._forward = _open_forward(model, self._wanted)
+        self._forward = self._open_forward(model, self._wanted)
 
     def trace(self, frame: NDArray[np.float32]) -> list[FloatArray | None]:
         """Trace one frame.
@@ -123,13 +138,13 @@ class TractTracer:
         for path in paths:
             names |= dict.fromkeys(name for node in path.nodes for name in (*node.input, *node.output))
         wanted = [name for name in names if name and name not in values]
-        session = _open_forward(model, wanted)
+        session = self._open_forward(model, wanted)
         return values | dict(zip(wanted, session.run(wanted, {self._input: frame}), strict=True))
 
-
-def _open_forward(model: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
-    """Session that gives tensors of the model's forward pass."""
-    return open_model(submodel(model, model.graph.node, real_inputs(model.graph), names))
+    def _open_forward(self, model: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
+        """Session that gives tensors of the model's forward pass."""
+        part = submodel(model, model.graph.node, real_inputs(model.graph), names)
+        return open_model(part, as_written=self._as_written)
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -14,10 +14,16 @@ TFLITE_FOLDER = ".venv-tflite"
 
 
 def ensure(extras: str, folder: str = ".venv") -> None:
-    """Go on inside ``folder``, with the project and its ``extras`` installed.
+    """Go on inside ``folder``, as `build` leaves it; the first call starts the script again there."""
+    python = build(extras, folder)
+    if not python.parent.parent.samefile(sys.prefix):
+        os.execv(str(python), [str(python), *sys.argv])
 
-    ``extras`` is a comma-separated list, "" for none. The first call builds the environment and
-    starts the script again with its Python. Installing is repeated only when pyproject.toml has
+
+def build(extras: str, folder: str) -> Path:
+    """Install the project and its ``extras`` in ``folder``; return that environment's Python.
+
+    ``extras`` is a comma-separated list, "" for none. Installing is repeated only when pyproject.toml has
     changed since.
     """
     if not (3, 10) <= sys.version_info[:2] < (3, 14):
@@ -34,8 +40,7 @@ def ensure(extras: str, folder: str = ".venv") -> None:
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _step(f"installing edge_monitor{extra} in {folder}", [*install, "--editable", f"{ROOT}{extra}"])
         stamp.write_text(wanted)
-    if not home.samefile(sys.prefix):
-        os.execv(str(python), [str(python), *sys.argv])
+    return python
 
 
 def tflite_problem() -> str | None:

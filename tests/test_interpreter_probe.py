@@ -293,7 +293,10 @@ def fail(*_args, **_kwargs):
 BREAKS = {
     "load": lambda probe, patch: patch.setattr(probe._tapped._reducer, "load_input", fail),
     "find": lambda probe, patch: (probe.allocate_tensors(), patch.setattr(probe._tapped, "_view", fail)),
-    "read": lambda probe, patch: patch.setattr(probe._tapped._taps[0], "read", fail),
+    "place": lambda probe, patch: (
+        probe.allocate_tensors(),
+        patch.setattr(probe._tapped._reducer, "place", fail),
+    ),
     "reduce": lambda probe, patch: patch.setattr(probe._tapped._reducer, "reduce", fail),
     "summary": lambda probe, patch: patch.setattr(probe._summarizer, "summarize", fail),
     "row": lambda probe, patch: patch.setattr(probe, "_on_row", fail),

@@ -136,4 +136,5 @@ def _print_certificate(found: Neutrality, name: str, kind: str) -> None:
     for problem in found.problems:
         out.print(f"REFUSED: {problem}", soft_wrap=True)
     if not found.problems:
-        out.print("PASSED: tapping changes no answer, and every tap reads what the model computes there.")
+        line = "PASSED: tapping changes no answer, and every tap reads what the model computes there."
+        out.print(line, soft_wrap=True)

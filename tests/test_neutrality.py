@@ -71,7 +71,10 @@ def test_tensorflow_lite_models_are_neutral_at_every_tap(name, runtime):
     names = list(taps_of(data))
     found = certify_neutrality(data, runtime=runtime, taps=names)
     assert found.problems == ()
-    assert (found.runtime, found.provider) == (Runtime.here(runtime).runtime, "XNNPACK")
+    # The older runtime leaves integers, and memory that moves, to its own kernels.
+    alone = runtime == "tflite" and name in ("int8", "moving")
+    provider = "no delegate" if alone else "XNNPACK"
+    assert (found.runtime, found.provider) == (Runtime.here(runtime).runtime, provider)
     assert (found.frames, found.verdict) == (4, "equal")
     integer = name == "int8"
     for tap in found.taps:

@@ -46,6 +46,7 @@ class SessionProbe(Observer):
         self._outputs = [output.name for output in session.get_outputs()]
         self._places = {name: place for place, name in enumerate(self._outputs)}
         self._inputs = {arg.name: input_type(arg) for arg in session.get_inputs()}
+        self._hidden: set[str] = set()
         self._observed = find_observed_input(session)
         frame_shape = self._inputs[self._observed][0][1:]
         super().__init__("onnx", tuple(self._inputs), frame_shape, setup)
@@ -62,6 +63,7 @@ class SessionProbe(Observer):
         if owned and self.attached:
             # One session is enough: a second one would hold the weights twice.
             self._session = self._tapped.session
+            self._hidden = {output.name for output in self._session.get_outputs()[len(self._outputs) :]}
 
     @classmethod
     def build(
@@ -144,7 +146,7 @@ class SessionProbe(Observer):
         return getattr(self._session, name)
 
     def feed(self, frame: NDArray[np.float32]) -> list[NDArray[Any]]:
-        return self.run(None, {self._observed: frame})
+        return self.run(None, {self._observed: frame.astype(self._inputs[self._observed][1], copy=False)})
 
     def tap_values(self) -> list[NDArray[Any]]:
         return self._tapped.values()
@@ -153,12 +155,11 @@ class SessionProbe(Observer):
         """Name the outputs to ask the session for: the model's own by default, and never a tap."""
         if not output_names:
             return self._outputs
-        taps = [tap.name for tap in self.taps[1:]]
         if not isinstance(output_names, (list, tuple)):
             return output_names
         # A tap has to be as unknown as it is to the untapped session. The NUL makes it so, and the
         # runtime's message, a C string, ends before it.
-        return [f"{name}\0" if name in taps else name for name in output_names]
+        return [f"{name}\0" if name in self._hidden else name for name in output_names]
 
     def _find_places(
         self, output_names: Sequence[str] | None, feed: Mapping[str, Any], run_options: object
@@ -203,8 +204,9 @@ class SessionProbe(Observer):
         if frames is None:
             return
         zeros = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self._inputs.items()}
-        feeds = [zeros | {self._observed: frame[np.newaxis]} for frame in frames]
-        tapped = TappedSession(data, names, feeds[0], self._observed, setup.specs, session_options)
+        dtype = self._inputs[self._observed][1]
+        feeds = [zeros | {self._observed: frame[np.newaxis].astype(dtype)} for frame in frames]
+        tapped = TappedSession(data, names, feeds, self._observed, setup.specs, session_options)
         self._require_providers(tapped, session_options)
         expected = [self._session.run(None, feed) for feed in feeds]
         vetted = self._vet(

@@ -608,7 +608,7 @@ def test_model_of_our_own_is_read_once_and_named(name, recorder, tmp_path, monke
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: (reads.append(self), read(self))[1])
     probe = Probe.open(path, on_row=recorder.rows.append)
-    assert reads == [path]
+    assert reads.count(path) == 1
     probe.feed(np.zeros((1, *probe.frame_shape), np.float32))
     assert len(recorder.rows) == 1
     path.write_bytes(b"nonsense")

@@ -20,11 +20,12 @@ from edge_monitor.errors import MapError, ModelError
 from edge_monitor.neutrality import certify_neutrality
 from edge_monitor.region_map import Runtime, TapNeutrality
 from edge_monitor.session_probe import SessionProbe
-from edge_monitor.taps import onnx as onnx_taps
+from edge_monitor.taps import onnx_raw
 from edge_monitor.taps.certificate import compare_tap
 from edge_monitor.taps.litert import TappedInterpreter, opener
-from edge_monitor.taps.onnx import TappedSession, open_session
-from edge_monitor.taps.onnx_graph import find_candidates, prefix, read_graph
+from edge_monitor.taps.onnx import TappedSession
+from edge_monitor.taps.onnx_graph import find_candidates, read_graph
+from edge_monitor.taps.onnx_prefix import prefix
 from edge_monitor.taps.tflite_edit import with_outputs
 from edge_monitor.taps.untapped_onnx import UntappedOnnx
 from edge_monitor.taps.untapped_tflite import UntappedTflite
@@ -353,11 +354,11 @@ def test_a_tapped_session_that_lost_its_provider_is_refused(monkeypatch):
         def __getattr__(self, name):
             return getattr(self._session, name)
 
-    def open_fallen(data, taps, options):
-        session = open_session(data, taps, options)
-        return Fallen(session) if taps else session
+    def open_fallen(model, options, save_as=None):
+        return Fallen(open_plain(model, options, save_as))
 
-    monkeypatch.setattr(onnx_taps, "open_session", open_fallen)
+    open_plain = onnx_raw._open
+    monkeypatch.setattr(onnx_raw, "_open", open_fallen)
     found = certify_neutrality(models.cnn())
     assert found.provider == "CPUExecutionProvider"
     (problem,) = found.problems

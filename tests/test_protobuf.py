@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_monitor.taps.protobuf import bytes_field, encode_field, read_fields
+from edge_monitor.taps.protobuf import bytes_field, encode_field, read_fields, read_varints
 
 
 def fields(data: bytes) -> list:
@@ -28,6 +28,21 @@ def test_reads_what_protobuf_writes(raw, dtype, dim):
     assert found[8] == b"tensor"
     assert found[9] == raw
     assert found[1] == dim
+
+
+@given(st.integers(1, 2**29 - 1), st.integers(0, 2**64 - 1))
+def test_varints_are_read_as_written(number, value):
+    assert fields(encode_field(number, value)) == [(number, value)]
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=9), st.booleans())
+def test_repeated_varints_may_be_packed(dims, packed):
+    data = onnx.TensorProto(dims=dims).SerializeToString()
+    elements = [read_varints(value) for _, value in read_fields(memoryview(data))]
+    if packed:
+        payload = b"".join(encode_field(1, dim)[1:] for dim in dims)
+        elements = [read_varints(value) for _, value in read_fields(memoryview(bytes_field(1, payload)))]
+    assert [element for part in elements for element in part] == dims
 
 
 def test_reads_fixed_width_numbers():

@@ -18,7 +18,9 @@ from tap_memory import held
 from edge_monitor.errors import MapError, ModelError
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.onnx import TappedSession, find_observed_input, list_taps, open_session
-from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, prefix, read_graph
+from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, find_quantised, read_graph
+from edge_monitor.taps.onnx_prefix import prefix
+from edge_monitor.taps.onnx_tensor import Scalar, read_scalar
 from edge_monitor.taps.reducer import input_spec, tap_spec
 
 DATA = (
@@ -60,9 +62,56 @@ def test_candidates_of_resnet8():
 
 
 @needs_data
-def test_quantised_graphs_are_tapped_behind_dequantisation():
+def test_quantised_graphs_are_tapped_between_quantisation_and_dequantisation():
+    """All seven: those whose Relu was folded into the integers' range, too. Bytes are integers."""
     found = list_taps(DATA / "resnet8_qdq.onnx")
-    assert [tap.name for tap in found] == [f"t{n}_DequantizeLinear_Output" for n in (25, 29, 33)]
+    names = [f"t{n}_DequantizeLinear_Output" for n in (22, 23, 25, 26, 29, 30, 33)]
+    assert [tap.name for tap in found] == names
+    assert found[0].bytes == 16 * 32 * 32
+    quantised = find_quantised(read_graph((DATA / "resnet8_qdq.onnx").read_bytes()))
+    assert quantised[names[0]].tensor == "t22_QuantizeLinear_Output"
+    assert quantised[names[0]].scale == pytest.approx(0.024232173)
+
+
+@pytest.mark.parametrize("scale", [[0.1, 0.2], np.nan, np.inf, 0.0, -1.0])
+def test_unusual_scales_are_left_to_the_runtime(scale):
+    """A scale of each channel, or none that makes sense: the floats behind them are read."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], axis=1),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"], axis=1),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("input", "dq")]
+    scale = np.array(scale, np.float32)
+    numbers = [(scale, "scale"), (np.zeros(scale.shape, np.int8), "zero")]
+    weights = [numpy_helper.from_array(array, name) for array, name in numbers]
+    model = helper.make_model(helper.make_graph(nodes, "net", info[:1], info[1:], weights), ir_version=8)
+    assert find_quantised(read_graph(model.SerializeToString())) == {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8"])
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_scalars_are_read_as_the_onnx_package_reads_them(dtype, raw, shape):
+    for value in (0, 1, 127, -128, 2.5, -0.125):
+        array = np.full(shape, value).astype(np.int64 if dtype.endswith("int8") else np.float64).astype(dtype)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        content = array.tobytes() if raw else array.ravel()
+        tensor = helper.make_tensor("x", kind, shape, content, raw=raw)
+        found = read_scalar(memoryview(tensor.SerializeToString()))
+        assert found == Scalar(dtype, float(array.ravel()[0]))
+
+
+def test_what_is_no_scalar():
+    def read(tensor):
+        return read_scalar(memoryview(tensor.SerializeToString()))
+
+    assert read(numpy_helper.from_array(np.zeros(2, np.float32))) is None
+    assert read(numpy_helper.from_array(np.zeros((0, 3), np.float32))) is None
+    assert read(numpy_helper.from_array(np.array(3, np.int64))) is None
+    short = numpy_helper.from_array(np.array(3, np.float32))
+    short.raw_data = b"12"
+    with pytest.raises(ValueError, match="2 bytes of a float32"):
+        read(short)
 
 
 @pytest.mark.parametrize("build", ALL_MODELS)
@@ -119,13 +168,13 @@ def test_only_images_and_vectors_are_suggested():
     ]
 
 
-def test_half_precision_is_listed_but_not_suggested():
+def test_half_precision_is_suggested():
     nodes = [helper.make_node("Relu", ["input"], ["relu"]), helper.make_node("Neg", ["relu"], ["output"])]
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, [1, 4]) for n in ("input", "output")]
     graph = helper.make_graph(nodes, "net", info[:1], info[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tap,) = list_taps(model.SerializeToString())
-    assert (tap.name, tap.bytes, tap.default) == ("relu", 8, False)
+    assert (tap.name, tap.bytes, tap.default) == ("relu", 8, True)
 
 
 def test_tap_that_does_not_exist_names_the_nearest():
@@ -248,7 +297,7 @@ def test_every_tap_holds_what_the_runtime_computes(build):
     names = names_of(data)
     feed = feed_for(data, 0)
     observed = find_observed_input(onnxruntime.InferenceSession(data))
-    tapped = TappedSession(data, names, feed, observed, None, {})
+    tapped = TappedSession(data, names, [feed], observed, None, {})
     n_outputs = len(read_graph(data).outputs)
     for seed in range(3):
         feed = feed_for(data, seed)
@@ -269,7 +318,7 @@ def test_every_tap_of_resnet8_holds_what_the_runtime_computes(name):
     data = (DATA / name).read_bytes()
     names = names_of(data)
     frame = np.random.default_rng(0).random((1, 3, 32, 32), np.float32) * 255
-    tapped = TappedSession(data, names, {"input": frame}, "input", None, {})
+    tapped = TappedSession(data, names, [{"input": frame}], "input", None, {})
     tapped.run({"input": frame})
     truths = reference(data, names, {"input": frame})[1:]
     for view, truth in zip(held(tapped._reducer)[1:], truths, strict=True):
@@ -333,12 +382,12 @@ def test_prefix_of_a_tapped_model_and_of_no_tensor():
 def test_specs_of_a_map_are_used_and_checked():
     data, feed = models.cnn(), feed_for(models.cnn(), 0)
     specs = (input_spec("input", (3, 16, 16)), tap_spec("clip2", (12, 8, 8), (2, 1, 1)))
-    assert TappedSession(data, ["clip2"], feed, "input", specs, {}).specs == specs
+    assert TappedSession(data, ["clip2"], [feed], "input", specs, {}).specs == specs
     wrong = (specs[0], tap_spec("clip2", (12, 4, 16)))
     with pytest.raises(
         MapError, match=r"tap clip2: is \(12, 4, 16\) in the map, the model has clip2 \(12, 8, 8\)"
     ):
-        TappedSession(data, ["clip2"], feed, "input", wrong, {})
+        TappedSession(data, ["clip2"], [feed], "input", wrong, {})
 
 
 def test_tap_of_an_unreadable_shape_is_refused():
@@ -349,7 +398,7 @@ def test_tap_of_an_unreadable_shape_is_refused():
     g.node("Flatten", ["tokens"], "output")
     data = g.model([("input", [1, 4])], [("output", [1, 4])])
     with pytest.raises(ModelError, match=r"tokens: is float32\(1, 2, 2\)"):
-        TappedSession(data, ["tokens"], feed_for(data, 0), "input", None, {})
+        TappedSession(data, ["tokens"], [feed_for(data, 0)], "input", None, {})
 
 
 def _shape(g, shape):

@@ -44,7 +44,7 @@ class TappedModel:
         self._input = taps[0].name
         options = {"sess_options": quiet_options()}
         names = [tap.name for tap in taps[1:]]
-        self._session = TappedSession(model, names, {self._input: frame[None]}, self._input, taps, options)
+        self._session = TappedSession(model, names, [{self._input: frame[None]}], self._input, taps, options)
         self._summarizer = OutputSummarizer()
 
     def rows(self, frames: NDArray[np.float32]) -> Iterator[StatRow]:

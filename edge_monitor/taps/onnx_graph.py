@@ -1,11 +1,11 @@
-"""ONNX model files: which tensors can be tapped, and how a file gains outputs (design section 4).
+"""ONNX model files: which tensors can be tapped (design section 4).
 
 Only *post-activation* tensors are tapped: what a Relu, Clip or the like returns, or a residual Add
 that no activation follows. ONNX Runtime fuses convolution, normalisation, residual Add and activation
 into one kernel. A tensor at the end of such a kernel can be read without splitting it; one from its
 middle (a convolution before its activation) makes the runtime compute apart what was fused, which
-costs time and rounds differently. In quantised (QDQ) graphs the tensor is read behind its
-QuantizeLinear and DequantizeLinear, for the same reason.
+costs time and rounds differently. In quantised (QDQ) graphs the tensor is named by what it is behind its
+QuantizeLinear and DequantizeLinear, for the same reason, and read between the two (`find_quantised`).
 
 The standard library alone is used: the device has no ``onnx`` package.
 """
@@ -13,12 +13,28 @@ The standard library alone is used: the device has no ``onnx`` package.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
 from edge_monitor.taps.model_file import is_tflite
-from edge_monitor.taps.protobuf import bytes_field, encode_field, read_fields
+from edge_monitor.taps.onnx_edit import append_outputs
+from edge_monitor.taps.onnx_schema import (
+    EXTERNAL,
+    GRAPH_INITIALIZER,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    MODEL_GRAPH,
+    NODE_INPUT,
+    NODE_OP,
+    NODE_OUTPUT,
+    TENSOR_LOCATION,
+    TENSOR_NAME,
+    VALUE_NAME,
+)
+from edge_monitor.taps.onnx_tensor import Scalar, read_scalar
+from edge_monitor.taps.protobuf import read_fields, submessages, texts
 
 ACTIVATIONS = frozenset(
     {
@@ -29,14 +45,8 @@ ACTIVATIONS = frozenset(
 )
 _GATES = frozenset({"Sigmoid", "HardSigmoid"})
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
-
-# Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE = 1, 5, 12, 13
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 4, 5
-_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
-_VALUE_NAME = 1
-_TENSOR_NAME, _TENSOR_LOCATION, _EXTERNAL = 8, 14, 1
+_LINEAR = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"})
+_LEAST = {"int8": -128.0, "uint8": 0.0}
 
 
 class Node(NamedTuple):
@@ -48,11 +58,23 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """What tapping needs to know of a model: operators in order of execution, outputs, initializers."""
+    """What tapping needs to know of a model: operators in order of execution, outputs, initializers.
+
+    ``scalars``: the initializers of one element.
+    """
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     initializers: frozenset[str]
+    scalars: Mapping[str, Scalar]
+
+
+class Quantised(NamedTuple):
+    """Tensor of integers q that stand for scale (q - zero point)."""
+
+    tensor: str
+    scale: float
+    zero_point: int
 
 
 def read_graph(data: bytes, name: str = "model") -> Graph:
@@ -66,38 +88,41 @@ def read_graph(data: bytes, name: str = "model") -> Graph:
     nodes: list[Node] = []
     outputs: list[str] = []
     initializers: list[str] = []
+    scalars: dict[str, Scalar] = {}
     external = False
     if is_tflite(data):
         raise ModelError(name, "is a TensorFlow Lite model; this takes the ONNX form of it")
     try:
         # A graph that was extended by appended bytes occurs several times.
-        for graph in _submessages(memoryview(data), _MODEL_GRAPH):
-            for message in _submessages(graph, _GRAPH_NODE):
-                op = _texts(message, _NODE_OP)[0]
-                nodes.append(Node(op, _texts(message, _NODE_INPUT), _texts(message, _NODE_OUTPUT)))
-            outputs.extend(_outputs(graph))
-            for message in _submessages(graph, _GRAPH_INITIALIZER):
-                initializers.extend(_texts(message, _TENSOR_NAME))
-                external |= (_TENSOR_LOCATION, _EXTERNAL) in read_fields(message)
+        for graph in submessages(memoryview(data), MODEL_GRAPH):
+            for message in submessages(graph, GRAPH_NODE):
+                op = texts(message, NODE_OP)[0]
+                nodes.append(Node(op, texts(message, NODE_INPUT), texts(message, NODE_OUTPUT)))
+            for message in submessages(graph, GRAPH_OUTPUT):
+                outputs.extend(texts(message, VALUE_NAME))
+            for message in submessages(graph, GRAPH_INITIALIZER):
+                initializers.extend(texts(message, TENSOR_NAME))
+                external |= (TENSOR_LOCATION, EXTERNAL) in read_fields(message)
+                scalar = read_scalar(message)
+                if scalar is not None:
+                    scalars[initializers[-1]] = scalar
     except (ValueError, IndexError) as error:
         raise ModelError(name, f"not a whole ONNX model ({error})") from error
     if not nodes or not outputs:
         raise ModelError(name, f"not a whole ONNX model ({len(nodes)} nodes, {len(outputs)} outputs)")
     if external:
         raise ModelError(name, "keeps weights in other files; save it with its weights inside")
-    return Graph(tuple(nodes), tuple(outputs), frozenset(initializers))
+    return Graph(tuple(nodes), tuple(outputs), frozenset(initializers), scalars)
 
 
 def find_candidates(graph: Graph) -> dict[str, str]:
     """Post-activation tensors in order of execution: name -> operator that made it.
 
     Left out are the model's own outputs, all that follows a Softmax, and gates: a Sigmoid that only
-    scales another tensor. Of ``x * Sigmoid(x)`` (SiLU) the product is listed.
+    scales another tensor. Of ``x * Sigmoid(x)`` (SiLU) the product is listed, and of a quantised model
+    also what is quantised with its least integer for 0: that is how a Relu looks that was folded into it.
     """
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            readers.setdefault(tensor, []).append(node)
+    readers = find_readers(graph)
     gates: dict[str, str] = {}
     constants = set(graph.initializers)
     after_softmax: set[str] = set()
@@ -115,94 +140,61 @@ def find_candidates(graph: Graph) -> dict[str, str]:
             continue
         silu = op == "Mul" and (gates.get(inputs[0]) == inputs[1] or gates.get(inputs[1]) == inputs[0])
         residual = op == "Add" and constants.isdisjoint(inputs) and read_by.isdisjoint(ACTIVATIONS)
-        if silu or residual or op in ACTIVATIONS:
+        folded = op in _LINEAR and _is_cut_at_zero(readers.get(outputs[0], ()), graph.scalars)
+        if silu or residual or folded or op in ACTIVATIONS:
             found[_behind_quantisation(outputs[0], readers)] = op
     return {name: op for name, op in found.items() if name not in graph.outputs}
 
 
+def find_readers(graph: Graph) -> dict[str, list[Node]]:
+    """Operators that read each tensor."""
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            readers.setdefault(tensor, []).append(node)
+    return readers
+
+
+def find_quantised(graph: Graph) -> dict[str, Quantised]:
+    """Integers behind what DequantizeLinear returns, where one scale stands for the whole tensor."""
+    found = {}
+    for op, inputs, outputs in graph.nodes:
+        if op == "DequantizeLinear" and inputs[0] not in graph.initializers:
+            numbers = [graph.scalars.get(name) for name in inputs[1:]]
+            if numbers and all(number is not None and math.isfinite(number.value) for number in numbers):
+                scale, zero_point = (*(number.value for number in numbers if number), 0.0)[:2]
+                if scale > 0:
+                    found[outputs[0]] = Quantised(inputs[0], scale, int(zero_point))
+    return found
+
+
 def add_outputs(data: bytes, names: Sequence[str]) -> bytes:
     """Return the model with post-activation tensors as further outputs, behind its own.
-
-    The bytes of ``ModelProto{graph{output{name}}}`` are appended; a decoder merges them into the
-    model's graph, and the runtime infers their types.
 
     Raises
     ------
     ModelError
         ``data`` is no whole ONNX model, a name is no candidate (`find_candidates`) or given twice.
     """
-    valid = find_candidates(read_graph(data))
+    check_taps(read_graph(data), names)
+    return append_outputs(data, names)
+
+
+def check_taps(graph: Graph, names: Sequence[str]) -> None:
+    """Refuse names of which one is no candidate (`find_candidates`) or given twice.
+
+    Raises
+    ------
+    ModelError
+        Names the nearest candidates.
+    """
+    valid = find_candidates(graph)
     for index, name in enumerate(names):
         if name not in valid:
             nearest = difflib.get_close_matches(name, valid, n=3, cutoff=0.0)
             raise ModelError(name, f"no such tap; nearest: {', '.join(nearest) or 'the model has none'}")
         if name in names[:index]:
             raise ModelError(name, "tapped twice")
-    outputs = (bytes_field(_GRAPH_OUTPUT, bytes_field(_VALUE_NAME, name.encode())) for name in names)
-    return data + bytes_field(_MODEL_GRAPH, b"".join(outputs))
-
-
-def prefix(data: bytes, name: str) -> bytes:
-    """Return the model up to one tensor: it is the only output, and nothing else is computed.
-
-    Operators that the tensor does not need are left out, for the runtime would run them all the same.
-
-    Raises
-    ------
-    ModelError
-        ``data`` is no whole ONNX model, or no operator makes the tensor.
-    """
-    if all(name not in node.outputs for node in read_graph(data).nodes):
-        raise ModelError(name, "no operator of the model makes it")
-    whole, needed = memoryview(data), {name}
-    nodes = [node for graph in _submessages(whole, _MODEL_GRAPH) for node in _submessages(graph, _GRAPH_NODE)]
-    for node in reversed(nodes):
-        if not needed.isdisjoint(_texts(node, _NODE_OUTPUT)):
-            needed |= _reads(node)
-
-    def is_kept(field: int, value: int | memoryview) -> bool:
-        made = {_GRAPH_NODE: _NODE_OUTPUT, _GRAPH_INITIALIZER: _TENSOR_NAME, _GRAPH_VALUE: _VALUE_NAME}
-        if field not in made or isinstance(value, int):
-            return field != _GRAPH_OUTPUT
-        return not needed.isdisjoint(_texts(value, made[field]))
-
-    cut = bytearray()
-    for field, value in read_fields(whole):
-        if field == _MODEL_GRAPH and isinstance(value, memoryview):
-            kept = (encode_field(*item) for item in read_fields(value) if is_kept(*item))
-            cut += bytes_field(_MODEL_GRAPH, b"".join(kept))
-        else:
-            cut += encode_field(field, value)
-    output = bytes_field(_GRAPH_OUTPUT, bytes_field(_VALUE_NAME, name.encode()))
-    return bytes(cut) + bytes_field(_MODEL_GRAPH, output)
-
-
-def _reads(node: memoryview) -> set[str]:
-    """Names that an operator reads, the bodies of If, Loop and Scan included."""
-    names = set(_texts(node, _NODE_INPUT))
-    for attribute in _submessages(node, _NODE_ATTRIBUTE):
-        for field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-            for body in _submessages(attribute, field):
-                names.update(*map(_reads, _submessages(body, _GRAPH_NODE)))
-                names.update(_outputs(body))
-    return names - {""}
-
-
-def _outputs(graph: memoryview) -> Iterator[str]:
-    """Yield the outputs of a graph; a branch of If may give back an outer tensor as it is."""
-    for message in _submessages(graph, _GRAPH_OUTPUT):
-        yield from _texts(message, _VALUE_NAME)
-
-
-def _submessages(message: memoryview, number: int) -> Iterator[memoryview]:
-    """Every occurrence of one message or string field."""
-    for field, value in read_fields(message):
-        if field == number and isinstance(value, memoryview):
-            yield value
-
-
-def _texts(message: memoryview, number: int) -> tuple[str, ...]:
-    return tuple(str(value, "utf-8") for value in _submessages(message, number))
 
 
 def _behind_quantisation(name: str, readers: Mapping[str, Sequence[Node]]) -> str:
@@ -214,3 +206,12 @@ def _behind_quantisation(name: str, readers: Mapping[str, Sequence[Node]]) -> st
             return name
         tensor = nodes[0].outputs[0]
     return tensor
+
+
+def _is_cut_at_zero(readers: Sequence[Node], scalars: Mapping[str, Scalar]) -> bool:
+    """Whether all that reads a tensor quantises it with the least integer for 0."""
+    for op, inputs, _ in readers:
+        zero_point = scalars.get(inputs[2]) if op == "QuantizeLinear" and len(inputs) == 3 else None
+        if zero_point is None or zero_point.value != _LEAST.get(zero_point.dtype):
+            return False
+    return len(readers) > 0

@@ -47,7 +47,36 @@ def read_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         position = end
 
 
-def bytes_field(number: int, payload: bytes) -> bytes:
+def submessages(message: memoryview, number: int) -> Iterator[memoryview]:
+    """Every occurrence of one message or string field."""
+    for field, value in read_fields(message):
+        if field == number and isinstance(value, memoryview):
+            yield value
+
+
+def texts(message: memoryview, number: int) -> tuple[str, ...]:
+    """Every occurrence of one string field."""
+    return tuple(str(value, "utf-8") for value in submessages(message, number))
+
+
+def read_varints(value: int | memoryview) -> list[int]:
+    """Elements of one occurrence of a repeated varint field, which may be packed.
+
+    Raises
+    ------
+    ValueError
+        A packed element does not end.
+    """
+    if isinstance(value, int):
+        return [value]
+    elements, position = [], 0
+    while position < len(value):
+        element, position = _read_varint(value, position)
+        elements.append(element)
+    return elements
+
+
+def bytes_field(number: int, payload: bytes | memoryview) -> bytes:
     """Encode one field of type string, bytes or message."""
     return _varint(number << 3 | _BYTES) + _varint(len(payload)) + payload
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.taps.onnx import find_observed_input, input_type, open_session
-from edge_monitor.taps.onnx_graph import prefix
+from edge_monitor.taps.onnx_graph import find_quantised, read_graph
+from edge_monitor.taps.onnx_prefix import prefix
 
 
 class UntappedOnnx:
@@ -32,6 +33,7 @@ class UntappedOnnx:
 
     def __init__(self, data: bytes, options: Mapping[str, object]) -> None:
         self._data, self._options = data, options
+        self._quantised = find_quantised(read_graph(data))
 
     def open(self, tap: str | None = None) -> Any:  # noqa: ANN401  # onnxruntime has no types
         """Session of the model, or of the model that ends with a tap.
@@ -41,7 +43,11 @@ class UntappedOnnx:
         ModelError
             The model cannot be cut there. What the runtime raises passes through.
         """
-        return open_session(self._data if tap is None else prefix(self._data, tap), (), self._options)
+        if tap is None:
+            return open_session(self._data, (), self._options)
+        # What a probe reads of a quantised model are its integers.
+        tensor = self._quantised[tap].tensor if tap in self._quantised else tap
+        return open_session(prefix(self._data, tensor), (), self._options)
 
     def answers(self, session: Any, frames: NDArray[np.float32]) -> Iterator[list[NDArray[Any]]]:  # noqa: ANN401
         """Yield the answers of a session, or of a probe in its place, to frames (n, ...).

@@ -1,0 +1,204 @@
+"""ONNX Runtime: sessions whose taps are handed over as the kernels keep them.
+
+On the CPU, convolutions run in a blocked layout of the channels (NCHWc), those of integers with channels
+last; a tap is put in order for its reader, at a cost of about its own size. So the runtime optimises the
+tapped model and saves it, and its graph is edited: what is put in order becomes the output instead
+(``ReorderOutput``, or ``Transpose``). How it lies in memory depends on the processor. Nothing of that is
+assumed: the values have to be those of the plain taps, bit by bit, in one layout and in no other, or the
+plain taps are used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
+from edge_monitor.taps.onnx_graph import Graph, find_readers, read_graph
+
+# Read once, when onnxruntime is imported: without it the runtime writes an identifier to the disk.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+
+CPU = ["CPUExecutionProvider"]
+
+Feed = Mapping[str, NDArray[Any]]
+Options = Mapping[str, object]
+
+
+class Source(NamedTuple):
+    """Output of a session that holds a tap.
+
+    ``shape`` is the tap's, (1, C, H, W) or (1, N); ``stored_shape`` the output's. Memory is
+    [ceil(C / block), H, W, block].
+    """
+
+    output: str
+    shape: tuple[int, ...]
+    stored_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    block: int = 1
+
+
+class Tapped(NamedTuple):
+    """A session and where it leaves its taps; its other outputs come first."""
+
+    session: onnxruntime.InferenceSession
+    sources: tuple[Source, ...]
+
+
+def open_tapped(data: bytes, taps: Sequence[str], feeds: Sequence[Feed], session_options: Options) -> Tapped:
+    """Open a session of a model with taps; of those that are built on the way one is alive at a time.
+
+    Parameters
+    ----------
+    data : bytes
+        The model without taps.
+    taps : sequence of str
+        Tensors of the model.
+    feeds : sequence of mapping
+        Valid feeds, on which the taps' values are compared.
+    session_options : mapping
+        Keyword arguments of ``onnxruntime.InferenceSession``.
+
+    Raises
+    ------
+    What the runtime raises.
+    """
+    model = append_outputs(data, taps)
+    session, optimised = _open_and_save(model, session_options)
+    expected = [session.run(None, feed) for feed in feeds]
+    tensors = expected[0][len(expected[0]) - len(taps) :]
+    plain = tuple(
+        Source(tap, tensor.shape, tensor.shape, tensor.dtype)
+        for tap, tensor in zip(taps, tensors, strict=True)
+    )
+    if not optimised or session.get_providers() != CPU:
+        return Tapped(session, plain)
+    try:
+        stored = find_stored(read_graph(optimised), taps)
+        if not stored:
+            return Tapped(session, plain)
+        del session
+        found = _open_stored(
+            replace_outputs(optimised, stored), plain, stored, feeds, expected, session_options
+        )
+    except Exception:  # noqa: BLE001  # plain taps are right, only slower
+        found = None
+    return found or Tapped(_open(model, session_options), plain)
+
+
+def find_stored(graph: Graph, taps: Sequence[str]) -> dict[str, str]:
+    """Tensor that is put in order into a tap, or that a tap is put in order into, by the tap's name."""
+    makers = {output: node for node in graph.nodes for output in node.outputs}
+    readers = find_readers(graph)
+    found = {}
+    for tap in taps:
+        maker = makers.get(tap)
+        if maker is not None and maker.op in {"ReorderOutput", "Transpose"}:
+            found[tap] = maker.inputs[0]
+            continue
+        for reader in readers.get(tap, ()):
+            if reader.op == "Transpose":
+                found[tap] = reader.outputs[0]
+    taken = [*graph.outputs, *found.values()]
+    return {tap: tensor for tap, tensor in found.items() if tensor in makers and taken.count(tensor) == 1}
+
+
+def find_blocks(tap: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]) -> set[int]:
+    """Blocks in which ``stored`` (one array per feed) holds the values of ``tap`` (1, C, H, W).
+
+    Memory is read as [ceil(C / block), H, W, block]. With channels last the block is C. On maps of one
+    element, and in tensors of one value, blocks look alike: there are several.
+    """
+    if tap[0].ndim != 4:
+        return set()
+    channels, height, width = tap[0].shape[1:]
+    filled, rest = divmod(stored[0].size, height * width)
+    blocks = [b for b in range(1, filled + 1) if filled % b == 0 and 0 <= filled - channels < b]
+
+    def is_tap(block: int) -> bool:
+        return all(
+            np.array_equal(
+                s.reshape(-1, height, width, block)
+                .transpose(0, 3, 1, 2)
+                .reshape(-1, height, width)[:channels],
+                t[0],
+                equal_nan=True,
+            )
+            for s, t in zip(stored, tap, strict=True)
+        )
+
+    return {block for block in blocks if rest == 0 and is_tap(block)}
+
+
+def _open_stored(
+    model: bytes,
+    plain: Sequence[Source],
+    stored: Mapping[str, str],
+    feeds: Sequence[Feed],
+    expected: Sequence[list[NDArray[Any]]],
+    session_options: Options,
+) -> Tapped | None:
+    """Open the edited model; None when an answer or a tap is not what is expected."""
+    session = _open(model, session_options)
+    found = [session.run(None, feed) for feed in feeds]
+    first = len(found[0]) - len(plain)
+    blocks = []
+    for place in range(len(found[0])):
+        name = plain[place - first].output if place >= first else ""
+        before, now = ([answer[place] for answer in answers] for answers in (expected, found))
+        if name in stored:
+            blocks.append(find_blocks(before, now))
+        elif not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, now, strict=True)):
+            return None
+        elif name:
+            blocks.append({1})
+    sure = {block for fitting in blocks if len(fitting) == 1 for block in fitting}
+    sources = []
+    for source, fitting, array in zip(plain, blocks, found[0][first:], strict=True):
+        alike = len(source.shape) == 4 and source.shape[2:] == (1, 1)
+        block = min(fitting if alike or len(fitting) == 1 else fitting & sure, default=None)
+        if block is None:
+            return None
+        output = stored.get(source.output, source.output)
+        sources.append(source._replace(output=output, stored_shape=array.shape, block=block))
+    return Tapped(session, tuple(sources))
+
+
+def _open_and_save(model: bytes, session_options: Options) -> tuple[onnxruntime.InferenceSession, bytes]:
+    """Open a session, and the model as the runtime optimised it; empty where that cannot be saved."""
+    try:
+        with TemporaryDirectory(prefix="edge_monitor_") as folder:
+            path = Path(folder) / "optimised.onnx"
+            return _open(model, session_options, path), path.read_bytes()
+    except Exception:  # noqa: BLE001  # no place for a file, a provider whose graphs cannot be saved
+        return _open(model, session_options), b""
+
+
+def _open(
+    model: bytes, session_options: Options, save_as: Path | None = None
+) -> onnxruntime.InferenceSession:
+    options = session_options.get("sess_options") or onnxruntime.SessionOptions()
+    with _saving(options, "" if save_as is None else str(save_as)):
+        return onnxruntime.InferenceSession(model, **{**session_options, "sess_options": options})
+
+
+@contextmanager
+def _saving(options: onnxruntime.SessionOptions, path: str) -> Iterator[None]:
+    """Have sessions saved; a file that the caller wants is of the caller's own session."""
+    wanted, severity = options.optimized_model_filepath, options.log_severity_level
+    options.optimized_model_filepath = path
+    if path:
+        options.log_severity_level = max(3, severity)  # it warns that the file is of this processor alone
+    try:
+        yield
+    finally:
+        options.optimized_model_filepath, options.log_severity_level = wanted, severity

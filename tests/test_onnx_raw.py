@@ -1,0 +1,337 @@
+"""Taps as the kernels keep them: found, compared with plain taps, and given up when anything is odd."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from itertools import pairwise
+
+import models
+import naive
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from tap_memory import held
+
+from edge_monitor.taps import onnx as taps_onnx
+from edge_monitor.taps import onnx_raw
+from edge_monitor.taps.onnx import TappedSession, find_observed_input, input_type, quiet_options
+from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
+from edge_monitor.taps.onnx_graph import find_candidates, read_graph
+from edge_monitor.taps.onnx_raw import find_blocks, find_stored, open_tapped
+
+
+def odd(*, seed: int = 0, dtype: int = TensorProto.FLOAT) -> bytes:
+    """Convolutions of odd channels and sizes down to one element. Taps: relu0 to relu4."""
+    g = models._Graph(seed)
+    x, channels = "input", [3, 5, 17, 33, 1, 19]
+    for i, (c_in, c_out) in enumerate(pairwise(channels)):
+        g.conv(x, f"conv{i}", c_in, c_out)
+        g.node("Relu", [f"conv{i}"], f"relu{i}")
+        g.node("MaxPool", [f"relu{i}"], f"pool{i}", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+        x = f"pool{i}"
+    g.node("Flatten", [x], "flat")
+    g.gemm("flat", "output", 19, 4)
+    if dtype == TensorProto.FLOAT16:
+        halves = [numpy_helper.to_array(tensor).astype(np.float16) for tensor in g._initializers]
+        g._initializers = [
+            numpy_helper.from_array(half, tensor.name)
+            for half, tensor in zip(halves, g._initializers, strict=True)
+        ]
+    return g.model([("input", [1, 3, 21, 15], dtype)], [("output", [1, 4], dtype)])
+
+
+def quantised(*, seed: int = 0, zero_point: int = 0, dtype: type = np.uint8) -> bytes:
+    """Two quantised convolutions joined, QDQ. Taps: relu_dq (a Relu before it), add_dq.
+
+    With the least integer for 0 the second convolution is a tap too, folded_dq.
+    """
+    g = models._Graph(seed)
+
+    def number(name: str, value: object, kind: type) -> str:
+        g._initializers.append(numpy_helper.from_array(np.array(value, kind), name))
+        return name
+
+    def quantise(x: str, name: str, scale: float, zero: int) -> str:
+        pair = [number(f"{name}_scale", scale, np.float32), number(f"{name}_zero", zero, dtype)]
+        g.node("QuantizeLinear", [x, *pair], f"{name}_q")
+        g.node("DequantizeLinear", [f"{name}_q", *pair], f"{name}_dq")
+        return f"{name}_dq"
+
+    rng = np.random.default_rng(seed)
+
+    def conv(x: str, name: str, c_in: int, c_out: int) -> str:
+        weight = rng.integers(-100, 100, (c_out, c_in, 3, 3))
+        number(f"{name}_w", weight, np.int8)
+        scale, zero = number(f"{name}_ws", 0.004, np.float32), number(f"{name}_wz", 0, np.int8)
+        g.node("DequantizeLinear", [f"{name}_w", scale, zero], f"{name}_wf")
+        g.node("Conv", [x, f"{name}_wf"], name, kernel_shape=[3, 3], pads=[1] * 4)
+        return name
+
+    least = np.iinfo(dtype).min
+    x = quantise("input", "in", 0.02, least + 128)
+    g.node("Relu", [conv(x, "conv1", 3, 7)], "relu")
+    x = quantise("relu", "relu", 0.03, least)
+    y = quantise(conv(x, "conv2", 7, 7), "folded", 0.04, least + zero_point)
+    g.node("Add", [x, y], "add")
+    x = quantise("add", "add", 0.05, least + 3)
+    g.node("GlobalAveragePool", [x], "pool")
+    g.node("Flatten", ["pool"], "flat")
+    g.gemm("flat", "output", 7, 3)
+    return g.model([("input", [1, 3, 9, 5])], [("output", [1, 3])])
+
+
+BUILDS = {
+    "cnn": models.cnn,
+    "residual": models.residual_cnn,
+    "mobilenet": models.mobilenet,
+    "gated": models.gated,
+    "dense": models.dense,
+    "two_inputs": models.two_inputs,
+    "odd": odd,
+    "half": lambda: odd(dtype=TensorProto.FLOAT16),
+    "uint8": quantised,
+    "int8": lambda: quantised(dtype=np.int8),
+}
+each_model = pytest.mark.parametrize("name", BUILDS)
+
+
+def options():
+    return {"sess_options": quiet_options()}
+
+
+def feeds_of(data, n=3):
+    session = onnxruntime.InferenceSession(data, quiet_options())
+    types = {arg.name: input_type(arg) for arg in session.get_inputs()}
+    rngs = map(np.random.default_rng, range(n))
+    return [
+        {k: rng.standard_normal(shape).astype(kind) for k, (shape, kind) in types.items()} for rng in rngs
+    ]
+
+
+def tapped_of(data, feeds):
+    observed = find_observed_input(onnxruntime.InferenceSession(data, quiet_options()))
+    return TappedSession(data, list(find_candidates(read_graph(data))), feeds, observed, None, options())
+
+
+def plain_values(data, names, feed):
+    """Taps by a model that the onnx package extended."""
+    model = onnx.load_from_string(data)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return onnxruntime.InferenceSession(model.SerializeToString(), quiet_options()).run(names, feed)
+
+
+def check(data, tapped, feeds):
+    names = [spec.name for spec in tapped.specs[1:]]
+    plain = onnxruntime.InferenceSession(data, quiet_options())
+    for feed in feeds:
+        for found, expected in zip(tapped.run(feed), plain.run(None, feed), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        observed = tapped.specs[0].name
+        reduction = tapped.reduce(feed[observed])
+        truths = [feed[observed], *plain_values(data, names, feed)]
+        for found, truth in zip(held(tapped._reducer), truths, strict=True):
+            np.testing.assert_array_equal(found.ravel(), truth.astype(found.dtype).ravel())
+        means = [np.abs(truth.astype(np.float64)).mean() for truth in truths]
+        np.testing.assert_allclose(reduction.signals, means, rtol=1e-5)
+
+
+@each_model
+def test_taps_hold_what_the_runtime_computes(name):
+    data = BUILDS[name]()
+    feeds = feeds_of(data)
+    check(data, tapped_of(data, feeds[:2]), feeds)
+
+
+@each_model
+def test_what_is_put_in_order_is_read_before_it_is(name, tmp_path):
+    """Wherever this processor's kernels keep a tap in another layout, that is what is read."""
+    data = BUILDS[name]()
+    tapped = tapped_of(data, feeds_of(data))
+    how, path = quiet_options(), tmp_path / "optimised.onnx"
+    how.optimized_model_filepath = str(path)
+    taps = tapped_tensors(data)
+    onnxruntime.InferenceSession(append_outputs(data, taps), how)
+    made = {output: node.op for node in read_graph(path.read_bytes()).nodes for output in node.outputs}
+    reordered = {tap for tap in taps if made[tap] in ("ReorderOutput", "Transpose")}
+    assert reordered.isdisjoint(output.name for output in tapped.session.get_outputs())
+    assert reordered or name != "uint8"  # those have channels last on every processor
+
+
+def tapped_tensors(data):
+    graph = read_graph(data)
+    behind = taps_onnx.find_quantised(graph)
+    return [behind[name].tensor if name in behind else name for name in find_candidates(graph)]
+
+
+def test_quantised_taps_are_integers():
+    data = quantised(zero_point=5)
+    assert list(find_candidates(read_graph(data))) == ["relu_dq", "add_dq"]
+    data = quantised()
+    assert list(find_candidates(read_graph(data))) == ["relu_dq", "folded_dq", "add_dq"]
+    assert {memory.dtype.name for memory in tapped_of(data, feeds_of(data))._memory} == {"uint8"}
+
+
+@pytest.mark.parametrize("what", ["replace_outputs", "TemporaryDirectory", "read_graph", "find_blocks"])
+def test_whatever_fails_leaves_the_plain_taps(what, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise OSError("injected")
+
+    data = models.residual_cnn()
+    feeds = feeds_of(data)
+    monkeypatch.setattr(onnx_raw, what, fail)
+    tapped = tapped_of(data, feeds)
+    check(data, tapped, feeds)
+    assert [output.name for output in tapped.session.get_outputs()][1:] == ["relu1", "relu2", "add2"]
+
+
+@pytest.mark.parametrize("taken", ["tap", "answer"])
+def test_other_values_are_never_served(taken, monkeypatch):
+    """Taps that were mistaken for each other, and an edit that touches the answer."""
+    data = odd()
+
+    def mistake(graph, taps):
+        found = find_stored(graph, taps)
+        if not found:
+            pytest.skip("no blocked layout here")
+        if taken == "answer":
+            return found | {"output": found["relu1"]}
+        return found | {"relu0": found["relu1"], "relu1": found["relu0"]}
+
+    monkeypatch.setattr(onnx_raw, "find_stored", mistake)
+    feeds = feeds_of(data)
+    tapped = tapped_of(data, feeds)
+    check(data, tapped, feeds)
+    assert {output.name for output in tapped.session.get_outputs()} == {
+        "output",
+        *(f"relu{i}" for i in range(5)),
+    }
+
+
+def test_a_tap_of_one_value_has_the_block_of_the_others_or_none():
+    """A dead layer fits any block: alone it is read plainly."""
+    g = models._Graph(0)
+    g.conv("input", "conv1", 3, 12)
+    g.node("Relu", ["conv1"], "relu1")
+    g.conv("relu1", "conv2", 12, 12)
+    g._initializers[-1] = numpy_helper.from_array(np.full(12, -1e6, np.float32), "b_conv2")
+    g.node("Relu", ["conv2"], "dead")
+    g.node("GlobalAveragePool", ["dead"], "output")
+    data = g.model([("input", [1, 3, 8, 8])], [("output", [1, 12, 1, 1])])
+    feeds = feeds_of(data)
+    alone = open_tapped(data, ["dead"], feeds, options())
+    assert [source.output for source in alone.sources] == ["dead"]
+    both = open_tapped(data, ["relu1", "dead"], feeds, options())
+    assert len({source.block for source in both.sources}) == 1
+    assert all(source.dtype == np.float32 for source in both.sources)
+
+
+def test_low_optimisation_has_plain_taps():
+    data = models.cnn()
+    how = quiet_options()
+    how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    found = open_tapped(data, ["relu1"], feeds_of(data), {"sess_options": how})
+    assert found.sources[0].output == "relu1"
+
+
+def test_the_callers_options_and_file_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    how, path = quiet_options(), tmp_path / "mine.onnx"
+    how.optimized_model_filepath = str(path)
+    path.write_bytes(b"mine")
+    data = models.cnn()
+    open_tapped(data, ["relu1"], feeds_of(data), {"sess_options": how})
+    assert path.read_bytes() == b"mine"
+    assert (how.optimized_model_filepath, how.log_severity_level) == (str(path), 3)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_one_session_is_alive_at_a_time(monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    plain = onnxruntime.InferenceSession
+
+    class Counted(plain):
+        def __init__(self, *args, **kwargs):
+            alive.add(self)
+            most.append(len(alive))
+            super().__init__(*args, **kwargs)
+
+    data = models.cnn()
+    feeds = feeds_of(data)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Counted)
+    found = open_tapped(data, ["relu1"], feeds, options())
+    assert list(alive) == [found.session]
+    assert max(most) == 1
+
+
+def test_other_providers_hand_over_ordinary_outputs(monkeypatch):
+    monkeypatch.setattr(onnx_raw, "CPU", ["OtherExecutionProvider"])
+    monkeypatch.setattr(taps_onnx, "CPU", ["OtherExecutionProvider"])
+    for build in (models.residual_cnn, odd, quantised):
+        data = build()
+        feeds = feeds_of(data)
+        tapped = tapped_of(data, feeds)
+        assert tapped._binding is None
+        check(data, tapped, feeds)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5)),
+    block=st.integers(1, 20),
+    seed=st.integers(0, 999),
+)
+def test_blocks_are_found_by_the_values(shape, block, seed):
+    tensor = np.random.default_rng(seed).standard_normal(shape)
+    memory = naive.in_memory(tensor, block, 0.0)
+    found = find_blocks([tensor[None]], [memory])
+    if shape[1] * shape[2] == 1:
+        assert block in found
+    else:
+        # A block of all channels or more is channels last, whatever fills it up.
+        assert found == {block}
+    memory[seed % memory.size] += 1
+    if seed % memory.size < tensor.size and memory.size == tensor.size:
+        assert find_blocks([tensor[None]], [memory]) == set()
+
+
+def test_blocks_of_what_is_no_map():
+    assert find_blocks([np.ones((1, 8))], [np.ones((1, 8))]) == set()
+    assert find_blocks([np.ones((1, 2, 3, 1))], [np.ones((1, 5))]) == set()
+    assert find_blocks([np.zeros((1, 4, 2, 2))], [np.zeros((1, 8, 2, 2))]) == {8}
+    assert find_blocks([np.zeros((1, 4, 2, 2))], [np.zeros((1, 4, 2, 2))]) == {1, 2, 4}
+
+
+@each_model
+def test_outputs_are_replaced_as_the_onnx_package_would(name):
+    data = BUILDS[name]()
+    graph = read_graph(data)
+    instead = {graph.outputs[0]: graph.nodes[0].outputs[0]}
+    truth = onnx.load_from_string(data)
+    truth.graph.output[0].CopyFrom(onnx.ValueInfoProto(name=graph.nodes[0].outputs[0]))
+    last = next(i for i, node in enumerate(truth.graph.node) if graph.outputs[0] in node.output)
+    if not any(graph.outputs[0] in node.input for node in truth.graph.node):
+        del truth.graph.node[last]
+    assert onnx.load_from_string(replace_outputs(data, instead)) == truth
+
+
+def test_stored_tensors_are_nobodys_outputs():
+    nodes = [
+        helper.make_node("Neg", ["input"], ["kept"]),
+        helper.make_node("Transpose", ["kept"], ["tap1"], perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", ["kept"], ["tap2"], perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", ["answer"], ["tap3"], perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", ["input"], ["tap4"], perm=[0, 3, 1, 2]),
+        helper.make_node("Relu", ["tap1"], ["tap5"]),
+        helper.make_node("Transpose", ["tap5"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Neg", ["last"], ["answer"]),
+    ]
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2, 2, 2]) for n in ("input", "answer")]
+    model = helper.make_model(helper.make_graph(nodes, "net", info[:1], info[1:]), ir_version=8)
+    graph = read_graph(model.SerializeToString())
+    assert find_stored(graph, ["tap3", "tap4", "tap5"]) == {"tap5": "last"}
+    assert find_stored(graph, ["tap1", "tap2"]) == {}  # both from one tensor

@@ -96,7 +96,7 @@ def _certificate(region_map: RegionMap) -> str:
 def _impact(region_map: RegionMap) -> str:
     impact = region_map.impact
     if impact is None:
-        return "not computed: uniform (edge-monitor impact adds them)"
+        return "not computed, all voxels count alike; `edge-monitor impact` computes them"
     return f"{impact.payoff} on {impact.images} images, {int(impact.pairs.min())} pairs or more"
 
 
@@ -151,7 +151,7 @@ def _thresholds(region_map: RegionMap) -> Table:
     half = int(np.abs(null.tail - 0.5).argmin())
     for i, channel in enumerate(CHANNELS):
         if np.isnan(null.threshold[i]).all():
-            table.add_row(channel, "–", "–", "off: it never varied", "–")
+            table.add_row(channel, "–", "–", f"off: {_why_off(region_map, channel)}", "–")
             continue
         table.add_row(
             channel,
@@ -160,6 +160,15 @@ def _thresholds(region_map: RegionMap) -> Table:
             *(f"{threshold:.1f}" for threshold in null.threshold[i]),
         )
     return table
+
+
+def _why_off(region_map: RegionMap, channel: str) -> str:
+    """Say why the clean frames gave a channel no threshold."""
+    if channel == "faults" and region_map.faults is None:
+        return "no fault head"
+    if channel == "tracts" and not np.isfinite(region_map.tracts.scale).any():
+        return "none is watched"
+    return "never given, or constant"
 
 
 def check_config(path: Path) -> tuple[Config, list[str]]:

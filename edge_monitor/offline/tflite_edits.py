@@ -31,8 +31,8 @@ from edge_monitor.taps.tflite_taps import choose, find_candidates
 
 _CHANNEL_AXES = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
 """Operators with weights, and the axis of the weights that counts their channels."""
-_WEIGHTS, _BIAS = 1, 2
-"""Places among an operator's inputs."""
+_WEIGHTS = 1
+"""Their place among an operator's inputs; the bias, where there is one, comes last."""
 _STORED = ("float32", "float16", "int8", "uint8")
 """Types of constants that can be edited."""
 
@@ -63,15 +63,12 @@ class EditedTfliteModel:
         for operator in self._graph.operators:
             if operator.op not in _CHANNEL_AXES or len(operator.inputs) <= _WEIGHTS:
                 continue
-            parameters = [self._graph.tensors[index] for index in operator.inputs]
-            if operator.op == "TRANSPOSE_CONV":  # the size of its result comes first, its input last
-                parameters = [parameters[2], parameters[1], *parameters[3:]]
-            weights, bias = parameters[_WEIGHTS], parameters[_BIAS] if len(parameters) > _BIAS else None
+            weights, last = (self._graph.tensors[operator.inputs[place]] for place in (_WEIGHTS, -1))
             if not _editable(weights) or weights.dtype == "float16":  # no kernel takes those as they are
                 continue
             zero = weights.zero_points[0] if weights.zero_points else 0
-            name = None if bias is None or not bias.constant else _name(bias)
-            found.append(Layer(_name(weights), name, _CHANNEL_AXES[operator.op], zero))
+            bias = _name(last) if last.constant and last != weights else None
+            found.append(Layer(_name(weights), bias, _CHANNEL_AXES[operator.op], zero))
         return found
 
     def weights(self) -> Mapping[str, NDArray[Any]]:
@@ -104,7 +101,11 @@ class EditedTfliteModel:
 
     def taps(self) -> list[str]:
         """Names of the activations that can be made faulty."""
-        return [name for name, candidate in find_candidates(self._graph).items() if candidate.readable]
+        return [
+            name
+            for name, candidate in find_candidates(self._graph).items()
+            if candidate.readable and candidate.tensor.dtype != "float16"  # which is scaled by no kernel
+        ]
 
     def tap_values(self, tap: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values (n, ...) of a tap on frames."""

@@ -17,7 +17,7 @@ from edge_monitor.commands.options import (
     StdOption,
     frame_settings,
 )
-from edge_monitor.errors import InputError
+from edge_monitor.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,11 @@ def _list(model: Path, as_json: bool) -> None:
         from edge_monitor.taps.onnx import list_taps
 
     candidates = list_taps(model)
+    if not candidates:
+        raise ModelError(model, "no tensor can be tapped: it has no activation before its output")
+    if not any(tap.default for tap in candidates):
+        names = ", ".join(tap.name for tap in candidates)
+        raise ModelError(model, f"no tensor can be tapped: type or shape of {names} cannot be read")
     if as_json:
         typer.echo(msgspec.json.encode(candidates))
         return

@@ -37,7 +37,7 @@ def opener(runtime: TfliteRuntime, options: Mapping[str, object]) -> Open:
     Raises
     ------
     InputError
-        The package is not installed; when an interpreter is made: it does not work with this NumPy.
+        The package is not installed, or does not work with this NumPy.
     """
     if runtime not in MODULES:
         raise InputError("runtime", f"is {runtime!r}, must be one of {', '.join(MODULES)}")
@@ -46,19 +46,12 @@ def opener(runtime: TfliteRuntime, options: Mapping[str, object]) -> Open:
         interpreter_class = import_module(MODULES[runtime]).Interpreter
     except ImportError as error:
         raise InputError(f"runtime {runtime}", f"{error}; install it: {extra}") from error
-
-    def open_interpreter(data: bytes) -> Any:  # noqa: ANN401  # see Open
-        try:
-            return interpreter_class(model_content=data, **options)
-        except SystemError as error:
-            # tflite-runtime can be imported with NumPy 2, only its interpreters cannot be made.
-            if runtime == "tflite" and int(np.__version__.split(".")[0]) >= 2:
-                raise InputError(
-                    "tflite-runtime", f"does not work with NumPy {np.__version__}: pip install 'numpy<2'"
-                ) from error
-            raise
-
-    return open_interpreter
+    if runtime == "tflite" and int(np.__version__.split(".")[0]) >= 2:
+        # It can be imported; making an interpreter fails behind fifty lines that NumPy prints.
+        raise InputError(
+            "tflite-runtime", f"does not work with NumPy {np.__version__}: pip install 'numpy<2'"
+        )
+    return lambda data: interpreter_class(model_content=data, **options)
 
 
 class TappedInterpreter:

@@ -154,6 +154,11 @@ class Observer:
         note, self._note = self._note, (None, {})
         return note
 
+    def _pass_by(self) -> None:
+        """Count a call that is not observed, whose note goes with it."""
+        self._take_note()
+        self._count_unobserved()
+
     def _count_unobserved(self) -> None:
         with self._count_lock:
             self.unobserved += 1

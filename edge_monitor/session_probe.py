@@ -13,13 +13,13 @@ from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
 from edge_monitor.observer import Note, Observer, Setup
 from edge_monitor.taps.onnx import (
     DTYPES,
-    TappedSession,
     find_observed_input,
     input_type,
     list_taps,
     open_session,
 )
 from edge_monitor.taps.onnx_graph import read_graph
+from edge_monitor.taps.onnx_session import TappedSession
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -127,14 +127,26 @@ class SessionProbe(Observer):
 
     def run_async(self, output_names: Sequence[str] | None, *args: object, **kwargs: object) -> None:
         """Run in the background, unobserved."""
+        self._pass_by()
         self._session.run_async(self._names(output_names), *args, **kwargs)
 
     def run_with_ort_values(
         self, output_names: Sequence[str] | None, *args: object, **kwargs: object
     ) -> list[Any]:
         """Run on the runtime's own values, unobserved."""
+        self._pass_by()
         answer: list[Any] = self._session.run_with_ort_values(self._names(output_names), *args, **kwargs)
         return answer
+
+    def run_with_iobinding(self, iobinding: object, run_options: object = None) -> None:
+        """Run on what the caller bound, unobserved."""
+        self._pass_by()
+        self._session.run_with_iobinding(iobinding, run_options)
+
+    def run_with_ortvaluevector(self, *args: object, **kwargs: object) -> None:
+        """Run on the runtime's own vectors of values, unobserved."""
+        self._pass_by()
+        self._session.run_with_ortvaluevector(*args, **kwargs)
 
     def get_outputs(self) -> list[Any]:
         """Return the model's own outputs, without the taps."""

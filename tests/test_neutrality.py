@@ -23,9 +23,9 @@ from edge_monitor.session_probe import SessionProbe
 from edge_monitor.taps import onnx_raw
 from edge_monitor.taps.certificate import compare_tap
 from edge_monitor.taps.litert import TappedInterpreter, opener
-from edge_monitor.taps.onnx import TappedSession
 from edge_monitor.taps.onnx_graph import find_candidates, read_graph
 from edge_monitor.taps.onnx_prefix import prefix
+from edge_monitor.taps.onnx_session import TappedSession
 from edge_monitor.taps.tflite_edit import with_outputs
 from edge_monitor.taps.untapped_onnx import UntappedOnnx
 from edge_monitor.taps.untapped_tflite import UntappedTflite

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from itertools import pairwise
 
 import models
 import naive
@@ -16,74 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tap_memory import held
+from tap_models import odd, quantised
 
-from edge_monitor.taps import onnx as taps_onnx
-from edge_monitor.taps import onnx_raw
-from edge_monitor.taps.onnx import TappedSession, find_observed_input, input_type, quiet_options
+from edge_monitor.taps import onnx_raw, onnx_session
+from edge_monitor.taps.onnx import find_observed_input, input_type, quiet_options
 from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
-from edge_monitor.taps.onnx_graph import find_candidates, read_graph
+from edge_monitor.taps.onnx_graph import find_candidates, find_quantised, read_graph
 from edge_monitor.taps.onnx_raw import find_blocks, find_stored, open_tapped
-
-
-def odd(*, seed: int = 0, dtype: int = TensorProto.FLOAT) -> bytes:
-    """Convolutions of odd channels and sizes down to one element. Taps: relu0 to relu4."""
-    g = models._Graph(seed)
-    x, channels = "input", [3, 5, 17, 33, 1, 19]
-    for i, (c_in, c_out) in enumerate(pairwise(channels)):
-        g.conv(x, f"conv{i}", c_in, c_out)
-        g.node("Relu", [f"conv{i}"], f"relu{i}")
-        g.node("MaxPool", [f"relu{i}"], f"pool{i}", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
-        x = f"pool{i}"
-    g.node("Flatten", [x], "flat")
-    g.gemm("flat", "output", 19, 4)
-    if dtype == TensorProto.FLOAT16:
-        halves = [numpy_helper.to_array(tensor).astype(np.float16) for tensor in g._initializers]
-        g._initializers = [
-            numpy_helper.from_array(half, tensor.name)
-            for half, tensor in zip(halves, g._initializers, strict=True)
-        ]
-    return g.model([("input", [1, 3, 21, 15], dtype)], [("output", [1, 4], dtype)])
-
-
-def quantised(*, seed: int = 0, zero_point: int = 0, dtype: type = np.uint8) -> bytes:
-    """Two quantised convolutions joined, QDQ. Taps: relu_dq (a Relu before it), add_dq.
-
-    With the least integer for 0 the second convolution is a tap too, folded_dq.
-    """
-    g = models._Graph(seed)
-
-    def number(name: str, value: object, kind: type) -> str:
-        g._initializers.append(numpy_helper.from_array(np.array(value, kind), name))
-        return name
-
-    def quantise(x: str, name: str, scale: float, zero: int) -> str:
-        pair = [number(f"{name}_scale", scale, np.float32), number(f"{name}_zero", zero, dtype)]
-        g.node("QuantizeLinear", [x, *pair], f"{name}_q")
-        g.node("DequantizeLinear", [f"{name}_q", *pair], f"{name}_dq")
-        return f"{name}_dq"
-
-    rng = np.random.default_rng(seed)
-
-    def conv(x: str, name: str, c_in: int, c_out: int) -> str:
-        weight = rng.integers(-100, 100, (c_out, c_in, 3, 3))
-        number(f"{name}_w", weight, np.int8)
-        scale, zero = number(f"{name}_ws", 0.004, np.float32), number(f"{name}_wz", 0, np.int8)
-        g.node("DequantizeLinear", [f"{name}_w", scale, zero], f"{name}_wf")
-        g.node("Conv", [x, f"{name}_wf"], name, kernel_shape=[3, 3], pads=[1] * 4)
-        return name
-
-    least = np.iinfo(dtype).min
-    x = quantise("input", "in", 0.02, least + 128)
-    g.node("Relu", [conv(x, "conv1", 3, 7)], "relu")
-    x = quantise("relu", "relu", 0.03, least)
-    y = quantise(conv(x, "conv2", 7, 7), "folded", 0.04, least + zero_point)
-    g.node("Add", [x, y], "add")
-    x = quantise("add", "add", 0.05, least + 3)
-    g.node("GlobalAveragePool", [x], "pool")
-    g.node("Flatten", ["pool"], "flat")
-    g.gemm("flat", "output", 7, 3)
-    return g.model([("input", [1, 3, 9, 5])], [("output", [1, 3])])
-
+from edge_monitor.taps.onnx_session import TappedSession
 
 BUILDS = {
     "cnn": models.cnn,
@@ -164,7 +103,7 @@ def test_what_is_put_in_order_is_read_before_it_is(name, tmp_path):
 
 def tapped_tensors(data):
     graph = read_graph(data)
-    behind = taps_onnx.find_quantised(graph)
+    behind = find_quantised(graph)
     return [behind[name].tensor if name in behind else name for name in find_candidates(graph)]
 
 
@@ -271,7 +210,7 @@ def test_one_session_is_alive_at_a_time(monkeypatch):
 
 def test_other_providers_hand_over_ordinary_outputs(monkeypatch):
     monkeypatch.setattr(onnx_raw, "CPU", ["OtherExecutionProvider"])
-    monkeypatch.setattr(taps_onnx, "CPU", ["OtherExecutionProvider"])
+    monkeypatch.setattr(onnx_session, "CPU", ["OtherExecutionProvider"])
     for build in (models.residual_cnn, odd, quantised):
         data = build()
         feeds = feeds_of(data)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from maps import minimal_map, with_golden
 from onnx import TensorProto, helper
+from tap_models import odd
 
 from edge_monitor.errors import InputError, MapError, ModelError
 from edge_monitor.kernels.output import summarize_output
@@ -28,7 +29,7 @@ from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.taps.certificate import Certificate
 from edge_monitor.taps.governor import ladder
-from edge_monitor.taps.onnx import TappedSession
+from edge_monitor.taps.onnx_session import TappedSession
 from edge_monitor.taps.output import OutputSummarizer
 from edge_monitor.types import OutputSummary
 
@@ -157,6 +158,39 @@ def test_later_runs_leave_earlier_answers_alone(make, recorder):
     np.testing.assert_array_equal(row.spatial.voxels, voxels)
 
 
+def sizes_of_answers():
+    """One answer of a size that the frame decides, and one too long to be copied."""
+    g = models._Graph(0)
+    g.conv("input", "conv1", 3, 5)
+    g.node("Relu", ["conv1"], "relu1")
+    g.node("NonZero", ["relu1"], "places")
+    g.conv("relu1", "long", 5, 5)
+    info = [("places", [4, "M"], TensorProto.INT64), ("long", ["N", 5, 16, 16])]
+    return g.model([("input", ["N", 3, 16, 16])], info)
+
+
+@both_ways
+def test_answers_of_any_size_are_the_untapped_models(make, recorder):
+    data = sizes_of_answers()
+    plain, probe = session_of(data), make(recorder, data)
+    kept = [(probe.run(None, {"input": frame}), plain.run(None, {"input": frame})) for frame in frames()]
+    for found, expected in kept:  # none was written over by a later run
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert len({found[0].shape for found, _ in kept}) > 1
+    assert (len(recorder.rows), probe.attached) == (6, True)
+
+
+def test_half_precision_is_observed(recorder):
+    data = odd(dtype=TensorProto.FLOAT16)
+    plain, probe = session_of(data), probe_of(recorder, data)
+    frame = frames(1, (1, 3, 21, 15))[0]
+    (found,) = probe.feed(frame)
+    np.testing.assert_array_equal(found, plain.run(None, {"input": frame.astype(np.float16)})[0])
+    assert recorder.rows[0].signals[0] == pytest.approx(np.abs(frame).mean(), rel=1e-2)
+
+
 @both_ways
 def test_looks_like_the_untapped_session(make, recorder):
     data = models.two_inputs()
@@ -201,7 +235,9 @@ def test_other_ways_to_run_are_delegated(make, recorder):
     assert (len(outputs), user_data, error) == (1, "mine", "")
     np.testing.assert_array_equal(outputs[0], expected)
     assert recorder.rows == []
-    assert probe.attached
+    assert (probe.attached, probe.unobserved) == (True, 3)
+    np.testing.assert_array_equal(probe.run(None, {"input": frame})[0], expected)
+    assert [row.frame for row in recorder.rows] == [3]
 
 
 def test_calls_that_cannot_be_observed_pass_through_and_count(recorder):
@@ -338,7 +374,7 @@ def break_bound_run(probe, monkeypatch):
 
 
 def break_outputs(probe, monkeypatch):
-    monkeypatch.setattr(probe._tapped._binding, "get_outputs_as_ortvaluevector", fail)
+    monkeypatch.setattr(probe._tapped, "_answers", [type("Answer", (), {"copy": fail})()])
 
 
 def break_summary(probe, monkeypatch):

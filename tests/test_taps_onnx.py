@@ -17,9 +17,10 @@ from tap_memory import held
 
 from edge_monitor.errors import MapError, ModelError
 from edge_monitor.taps.model_file import load_model
-from edge_monitor.taps.onnx import TappedSession, find_observed_input, list_taps, open_session
+from edge_monitor.taps.onnx import find_observed_input, list_taps, open_session
 from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, find_quantised, read_graph
 from edge_monitor.taps.onnx_prefix import prefix
+from edge_monitor.taps.onnx_session import TappedSession
 from edge_monitor.taps.onnx_tensor import Scalar, read_scalar
 from edge_monitor.taps.reducer import input_spec, tap_spec
 

@@ -34,8 +34,8 @@ MAKERS = (
             *("kernels/fingerprint.py", "kernels/output.py", "kernels/picture.py"),
             *("kernels/lanes.py", "kernels/memory.py", "kernels/strips.py", "kernels/tap_moments.py"),
             *("kernels/vector.py", "observer.py", "session_probe.py", "taps/onnx.py", "taps/onnx_edit.py"),
-            *("taps/onnx_graph.py", "taps/onnx_raw.py", "taps/onnx_tensor.py", "taps/output.py"),
-            *("taps/reducer.py", "taps/strip_program.py", "taps/tap_table.py"),
+            *("taps/onnx_graph.py", "taps/onnx_raw.py", "taps/onnx_session.py", "taps/onnx_tensor.py"),
+            *("taps/output.py", "taps/reducer.py", "taps/strip_program.py", "taps/tap_table.py"),
             *("sources/renderer.py", "sources/scenes.py", "sources/trip.py", "sources/world.py"),
             *("sources/frames.py", "offline/scene.py"),
         )

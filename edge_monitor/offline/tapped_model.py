@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edge_monitor.errors import MapError, ModelError
 from edge_monitor.taps.litert import TappedInterpreter, opener
 from edge_monitor.taps.model_file import installed_runtime
-from edge_monitor.taps.onnx import TappedSession, quiet_options
+from edge_monitor.taps.onnx import quiet_options
+from edge_monitor.taps.onnx_session import TappedSession
 from edge_monitor.taps.output import OutputSummarizer
 from edge_monitor.taps.reducer import Reduction
 from edge_monitor.taps.tflite_file import read_model

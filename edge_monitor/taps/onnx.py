@@ -1,10 +1,4 @@
-"""ONNX Runtime: what can be tapped and what it costs, and sessions that hand taps over.
-
-A tapped session is made from a model whose post-activation tensors were added to its outputs
-(`edge_monitor.taps.onnx_graph`, which says why just those). The taps are bound to fixed buffers, as the
-kernels keep them (`edge_monitor.taps.onnx_raw`), so that no frame allocates, copies or rearranges them.
-Execution providers other than the CPU's hand them over as ordinary outputs.
-"""
+"""ONNX Runtime: what can be tapped and what it costs, and what a session takes."""
 
 from __future__ import annotations
 
@@ -15,22 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError, first_line
 from edge_monitor.taps.candidates import TapCandidate, default_taps
 from edge_monitor.taps.model_file import load_model
-from edge_monitor.taps.onnx_graph import (
-    add_outputs,
-    check_taps,
-    find_candidates,
-    find_quantised,
-    read_graph,
-)
-from edge_monitor.taps.onnx_raw import CPU, Feed, Options, open_tapped
-from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
-from edge_monitor.taps.tap_table import Layout, aligned_zeros
-from edge_monitor.types import BoolArray, TapSpec
+from edge_monitor.taps.onnx_graph import add_outputs, find_candidates, find_quantised, read_graph
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -108,7 +91,7 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
     # A model may hand over what is no array: a sequence, or nothing.
     arrays = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, np.ndarray)}
     readable = [
-        name for name, tensor in arrays.items() if _is_readable(tensor.shape, tensor.dtype, quantised=False)
+        name for name, tensor in arrays.items() if is_readable(tensor.shape, tensor.dtype, quantised=False)
     ]
     defaults = default_taps(readable)
     return [
@@ -159,125 +142,7 @@ def find_observed_input(session: onnxruntime.InferenceSession) -> str:
     )
 
 
-class TappedSession:
-    """Session of a model with taps; every run leaves the tapped values in the same memory.
-
-    Parameters
-    ----------
-    data : bytes
-        The model without taps.
-    names : sequence of str
-        Tensors to tap.
-    feeds : sequence of mapping
-        Valid feeds; runs on them show the shapes of the taps, and how they lie in memory.
-    observed : str
-        The input that is tap 0.
-    specs : tuple of TapSpec or None
-        Specifications of input and taps when a map gives them, else they are made here.
-    session_options : mapping
-        Keyword arguments of ``onnxruntime.InferenceSession``.
-
-    Raises
-    ------
-    ModelError
-        A tap does not exist, or is neither of floats nor quantised, or not of shape (1, C, H, W) or (1, N).
-    MapError
-        ``specs`` do not fit the model.
-    """
-
-    def __init__(
-        self,
-        data: bytes,
-        names: Sequence[str],
-        feeds: Sequence[Feed],
-        observed: str,
-        specs: tuple[TapSpec, ...] | None,
-        session_options: Options,
-    ) -> None:
-        graph = read_graph(data)
-        check_taps(graph, names)
-        quantised = find_quantised(graph)
-        tensors = [quantised[name].tensor if name in quantised else name for name in names]
-        self.session, sources = open_tapped(data, tensors, feeds, session_options)
-        outputs = [output.name for output in self.session.get_outputs()]
-        self._outputs = outputs[: len(outputs) - len(names)]  # the model's own come first
-        for name, source in zip(names, sources, strict=True):
-            if not _is_readable(source.shape, source.dtype, quantised=name in quantised):
-                raise ModelError(
-                    name,
-                    f"is {source.dtype}{source.shape}, only {' or '.join(FLOATS)} (1, C, H, W) or (1, N)",
-                )
-        natural = (
-            input_spec(observed, feeds[0][observed].shape[1:]),
-            *(tap_spec(name, source.shape[1:]) for name, source in zip(names, sources, strict=True)),
-        )
-        self.specs = match_specs(natural, specs)
-        layouts = []
-        for name, source in zip(names, sources, strict=True):
-            _, scale, zero_point = quantised.get(name, (name, 1.0, 0))
-            layouts.append(Layout(source.dtype.name, source.block, scale, zero_point))
-        self._blocks = [layout.block for layout in layouts]
-        # Binding and reducer know addresses only; the memory is kept here.
-        self._memory = [
-            aligned_zeros(source.dtype.itemsize * prod(source.stored_shape))
-            .view(source.dtype)
-            .reshape(source.stored_shape)
-            for source in sources
-        ]
-        self._reducer = TapReducer(self.specs, tuple(layouts))
-        self._reducer.place([memory.ctypes.data for memory in self._memory])
-        self._binding = self.session.io_binding() if self.session.get_providers() == CPU else None
-        if self._binding is None:
-            return
-        for name in self._outputs:  # bound first, so that they come first in the answer
-            self._binding.bind_output(name)
-        for source, memory in zip(sources, self._memory, strict=True):
-            self._binding.bind_output(
-                source.output, "cpu", 0, source.dtype, source.stored_shape, memory.ctypes.data
-            )
-
-    def run(self, feed: Feed) -> list[NDArray[Any]]:
-        """Run, and return the model's own outputs in memory of their own."""
-        binding = self._binding
-        if binding is None:
-            outputs: list[NDArray[Any]] = self.session.run(None, feed)
-            for memory, tap in zip(self._memory, outputs[len(self._outputs) :], strict=True):
-                np.copyto(memory, tap)
-            return outputs[: len(self._outputs)]
-        for name, array in feed.items():
-            binding.bind_cpu_input(name, array)
-        for name in self._outputs:
-            # Bound anew for every run, or the runtime would write into the arrays handed out before
-            # (test_probe.py::test_later_runs_leave_earlier_answers_alone).
-            binding.bind_output(name)
-        self.session.run_with_iobinding(binding)
-        values = binding.get_outputs_as_ortvaluevector()
-        return [values[place].numpy() for place in range(len(self._outputs))]
-
-    def choose(self, scan: BoolArray) -> None:
-        """Choose the taps whose voxels are read, see `TapReducer.choose`."""
-        self._reducer.choose(scan)
-
-    def values(self) -> list[NDArray[Any]]:
-        """Copy the taps of the last run as they are stored: (C, H, W), or (N, 1, 1) for a dense layer."""
-        values = []
-        for memory, spec, block in zip(self._memory, self.specs[1:], self._blocks, strict=True):
-            channels, height, width = spec.shape
-            blocked = memory.reshape(-1, height, width, block).transpose(0, 3, 1, 2)
-            values.append(blocked.reshape(-1, height, width)[:channels].copy())
-        return values
-
-    def restart(self) -> None:
-        """Forget the pictures so far."""
-        self._reducer.restart()
-
-    def reduce(self, frame: NDArray[Any]) -> Reduction:
-        """Reduce the taps of the last run, whose observed input was ``frame``."""
-        self._reducer.load_input(frame)
-        return self._reducer.reduce()
-
-
-def _is_readable(shape: tuple[int, ...], dtype: np.dtype[Any], *, quantised: bool) -> bool:
+def is_readable(shape: tuple[int, ...], dtype: np.dtype[Any], *, quantised: bool) -> bool:
     """Whether the reducer can read a tensor: one frame, (1, C, H, W) or (1, N), of a type that it knows."""
     types = ("int8", "uint8") if quantised else FLOATS
     return dtype.name in types and len(shape) in (2, 4) and shape[0] == 1 and prod(shape) > 0

@@ -10,7 +10,6 @@ plain taps are used.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
 from edge_monitor.taps.onnx_graph import Graph, find_readers, read_graph
-
-# Read once, when onnxruntime is imported: without it the runtime writes an identifier to the disk.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
 
 CPU = ["CPUExecutionProvider"]
 

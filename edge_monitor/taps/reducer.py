@@ -31,7 +31,7 @@ DEFAULT_GRID = (4, 2, 2)
 
 
 class Reduction(msgspec.Struct, frozen=True, eq=False):
-    """One frame, reduced; every array is fresh.
+    """One frame, reduced; every array of numbers is fresh.
 
     ``signals`` (n_taps,) float64: mean |a| over finite elements (D1), NaN when a tap has none;
     ``nonfinite`` (n_taps,) int64; ``fingerprint``: 64-bit hash of the sampled input; ``picture``
@@ -122,7 +122,7 @@ class TapReducer:
                 f"frame of shape {frame.shape}, expected {spec.shape} after a stride of {spec.step}",
             )
         try:
-            if frame.dtype.itemsize <= 4:
+            if frame.dtype.itemsize <= 4:  # asking NumPy for errstate costs more than the copy
                 np.copyto(self.input, sampled, casting="same_kind")
             else:
                 with np.errstate(over="ignore"):  # beyond float32 is inf, and is counted as such
@@ -162,7 +162,7 @@ class TapReducer:
         tap_moments(table.taps, table.program, table.scales, signals, nonfinite, voxels, channels)
         spatial = None
         if self._scanned:
-            spatial = SpatialBlock(frames=1, taps=self._scan.copy(), voxels=voxels, channels=channels)
+            spatial = SpatialBlock(frames=1, taps=self._scan, voxels=voxels, channels=channels)
         statistics = np.empty(self._spec.n_picture)
         picture.statistics(
             self.input,

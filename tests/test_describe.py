@@ -39,7 +39,7 @@ def test_a_channel_that_is_off_says_why(silent):
     assert set(lines) == set(CHANNELS)
     assert "off: no fault head" in lines["faults"]
     assert "off: none is watched" in lines["tracts"]
-    assert "off: never given, or constant" in lines["stall"]
+    assert "off: no score, or always the same" in lines["stall"]
     known = msgspec.structs.replace(silent.tracts, scale=np.ones_like(silent.tracts.scale))
     watched = told(msgspec.structs.replace(silent, tracts=known))
     assert "none is watched" not in watched

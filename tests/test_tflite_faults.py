@@ -12,9 +12,13 @@ from edge_monitor.config import FrameSettings
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline import tflite_model
 from edge_monitor.offline.backend import backend_of
+from edge_monitor.offline.calibrate import calibrate
+from edge_monitor.offline.drill import choose_cases, drill
+from edge_monitor.offline.drill_scenes import CleanScenes
 from edge_monitor.offline.faults import FAULTS, SEVERITIES, VARIANTS, Stage
+from edge_monitor.offline.injection import Injector, Range
 from edge_monitor.offline.model_faults import faulty_model
-from edge_monitor.offline.observe import observe
+from edge_monitor.offline.observe import LEAST_FRAMES, observe
 from edge_monitor.offline.tflite_edits import EditedTfliteModel
 from edge_monitor.offline.tflite_model import PartRunner, run_whole
 from edge_monitor.taps.reducer import input_spec, tap_spec
@@ -260,6 +264,37 @@ def test_what_cannot_be_edited_is_refused(monkeypatch):
         ModelError, match="model: can only be broken and traced with ai-edge-litert: pip install"
     ):
         faulty_model(data, "dead channels", 1.0, 0, frames())
+
+
+def drive(path, n: int, seed: int) -> str:
+    """Frames of a scene that changes slowly, with noise."""
+    rng = np.random.default_rng(seed)
+    scene = np.cumsum(rng.normal(size=(n, 3, 1, 1)), axis=0) / 20 + rng.normal(size=(3, 8, 6))
+    np.save(path, (scene + 0.1 * rng.normal(size=(n, 3, 8, 6))).astype(np.float32))
+    return str(path)
+
+
+@pytest.mark.slow
+@kinds
+def test_a_map_with_a_fault_head_is_learned_and_drilled(kind, tmp_path):
+    """From clean frames to a drill, as the commands do it."""
+    model = tmp_path / "net.tflite"
+    model.write_bytes(net(kind))
+    settings = FrameSettings(frames=drive(tmp_path / "clean.npy", LEAST_FRAMES + 200, 1))
+    region_map = calibrate(observe(model, settings))
+    assert region_map.faults is not None
+    assert not any("fault head" in remark for remark in region_map.provenance.warnings if "met" not in remark)
+    assert not any("weight bit flips" in remark for remark in region_map.provenance.warnings)
+    others = FrameSettings(frames=drive(tmp_path / "others.npy", 700, 2))
+    scenes = CleanScenes(model, region_map, others, 1)
+    injector = Injector(net(kind), region_map.taps, Range.of(np.load(tmp_path / "clean.npy")), 30.0)
+    skipped: list[str] = []
+    cases = choose_cases(["blackout", "stuck-high unit", "NaN/Inf"], [3.0], ramps=False)
+    found = list(drill(injector, region_map, scenes, cases, skipped=lambda _, why: skipped.append(why)))
+    if kind == "int8":
+        assert skipped == ["model: has no layer with floating-point weights, which the fault needs"]
+    assert [o.fault for o in found] == [c.fault for c in cases if kind == "float32" or c.fault != "NaN/Inf"]
+    assert all(outcome.delay is not None for outcome in found if not outcome.standing)
 
 
 @needs_data

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.offline.model_edits import EditedOnnxModel, Layer
-from edge_monitor.offline.surgery import CutModel, run_whole
+from edge_monitor.offline.model_graph import run_whole
+from edge_monitor.offline.surgery import CutModel
 from edge_monitor.offline.tapped_model import TappedModel, TappedTfliteModel
 from edge_monitor.offline.tflite_edits import EditedTfliteModel
 from edge_monitor.offline.tflite_model import run_whole as run_whole_tflite

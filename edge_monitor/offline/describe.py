@@ -168,7 +168,7 @@ def _why_off(region_map: RegionMap, channel: str) -> str:
         return "no fault head"
     if channel == "tracts" and not np.isfinite(region_map.tracts.scale).any():
         return "none is watched"
-    return "never given, or constant"
+    return "no score, or always the same"
 
 
 def check_config(path: Path) -> tuple[Config, list[str]]:

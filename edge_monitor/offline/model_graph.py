@@ -1,16 +1,19 @@
-"""ONNX graphs: reading them, making models of their parts, opening those."""
+"""ONNX graphs: reading them, making models of their parts, opening and running those."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_monitor.errors import ModelError, first_line
-from edge_monitor.taps.onnx import quiet_options
+from edge_monitor.taps.onnx import find_observed_input, open_session, quiet_options
+from edge_monitor.taps.onnx_graph import read_graph
 
 _SIZES = frozenset({"Shape", "Size"})
 
@@ -111,3 +114,25 @@ def open_model(data: bytes, *, as_written: bool = False) -> onnxruntime.Inferenc
         return onnxruntime.InferenceSession(data, options)
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ModelError("model", f"cannot be run ({first_line(error)})") from error
+
+
+def run_whole(
+    data: bytes, label: str, frames: NDArray[np.float32]
+) -> tuple[list[str], list[list[NDArray[Any]]]]:
+    """Names of the outputs, and the answers to each frame (n, ...) as it is served.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be read or run.
+    """
+    read_graph(data, label)
+    try:
+        session = open_session(data, (), {"sess_options": quiet_options()})
+        name = find_observed_input(session)
+        answers = [session.run(None, {name: frame[np.newaxis]}) for frame in frames]
+    except ModelError as error:
+        raise ModelError(label, str(error)) from error
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ModelError(label, f"cannot be run ({first_line(error)})") from error
+    return [output.name for output in session.get_outputs()], answers

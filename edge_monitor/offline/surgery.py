@@ -16,10 +16,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
-from edge_monitor.errors import InputError, ModelError, first_line
+from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline.model_graph import data_tensors, free_batch, open_model, reads, submodel
-from edge_monitor.taps.onnx import find_observed_input, input_type, open_session, quiet_options
-from edge_monitor.taps.onnx_graph import add_outputs, read_graph
+from edge_monitor.taps.onnx import input_type
+from edge_monitor.taps.onnx_graph import add_outputs
 
 TOLERANCE = 1e-5
 """The halves may differ from the whole model by this, relative to its largest output."""
@@ -181,28 +181,6 @@ class CutModel:
         self.suffix = submodel(model, cut.nodes, inputs, self._computed)
         self._after = open_model(self.suffix)
         return all(map(_agree, self.after(activations, carried), expected))
-
-
-def run_whole(
-    data: bytes, label: str, frames: NDArray[np.float32]
-) -> tuple[list[str], list[list[NDArray[Any]]]]:
-    """Names of the outputs, and the answers to each frame (n, ...) as it is served.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be read or run.
-    """
-    read_graph(data, label)
-    try:
-        session = open_session(data, (), {"sess_options": quiet_options()})
-        name = find_observed_input(session)
-        answers = [session.run(None, {name: frame[np.newaxis]}) for frame in frames]
-    except ModelError as error:
-        raise ModelError(label, str(error)) from error
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(label, f"cannot be run ({first_line(error)})") from error
-    return [output.name for output in session.get_outputs()], answers
 
 
 def _find_suffix(model: onnx.ModelProto, tap: str) -> _Suffix:

@@ -77,9 +77,8 @@ def only_input(graph: Graph) -> StoredTensor:
     """
     if len(graph.inputs) != 1:
         names = ", ".join(graph.tensors[index].name for index in graph.inputs)
-        raise ModelError(
-            "model", f"has {len(graph.inputs)} inputs ({names}); only models with one can be cut"
-        )
+        count = f"has {len(graph.inputs)} inputs ({names})"
+        raise ModelError("model", f"{count}; only models with one can be cut, broken and traced")
     return find_observed_input(graph, "model")
 
 

@@ -3,13 +3,20 @@
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
+from _bench_datagram import CHECKSUM, HEADER, RowSocket, pack
 from _bench_measure import Benchmark, interleaved, judge
+from _bench_models import mobilenet_v1, resnet18
+from _bench_rows import synthetic_rows
+
+from edge_monitor.taps.onnx import list_taps
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -66,6 +73,36 @@ def test_unknown_pattern():
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: --only warp drive: no such benchmark")
     assert "monitor/p50" in line
+
+
+@pytest.mark.parametrize(("network", "n_taps"), [(mobilenet_v1, 27), (resnet18, 17)])
+def test_generated_networks_are_of_their_kind_and_always_the_same(network, n_taps):
+    assert len(list_taps(network())) == n_taps
+    assert network() == network()
+
+
+def test_a_datagram_is_the_whole_row():
+    (row,) = synthetic_rows(1, seed=0)
+    data = pack(row)
+    body, (checksum,) = data[: -CHECKSUM.size], CHECKSUM.unpack(data[-CHECKSUM.size :])
+    assert checksum == zlib.crc32(body)
+    assert len(data) < 1 << 16
+    version, _, frame, _, t_ns, *_, n_taps, n_voxels, n_channels = HEADER.unpack(body[: HEADER.size])
+    assert (version, frame, t_ns) == (1, row.frame, row.t_ns)
+    assert (n_taps, n_voxels, n_channels) == (8, len(row.spatial.voxels), row.spatial.channels.size)
+    signals = np.frombuffer(body, np.float64, n_taps, HEADER.size)
+    np.testing.assert_array_equal(signals, row.signals)
+    np.testing.assert_array_equal(np.frombuffer(body[-8 * n_channels :], np.float64), row.spatial.channels)
+
+
+def test_a_full_socket_drops_and_counts():
+    (row,) = synthetic_rows(1, seed=0)
+    with RowSocket() as rows:
+        while not rows.dropped:
+            rows.send(row)
+        rows.read()
+        rows.send(row)
+        assert rows.dropped == 1
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from _bench_measure import Effort, UnavailableError, durations_us
+from _bench_models import DEMO, one_thread
 from _bench_rows import RATE_HZ, TAPS, synthetic_rows
-from _bench_taps import DEMO, one_thread
 
 from edge_monitor.config import HealthPageSettings, MonitorSettings, RecordingSettings, SinkSettings
 from edge_monitor.fault_head import n_inputs

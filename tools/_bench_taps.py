@@ -1,72 +1,21 @@
-"""Benchmarks of what happens beside the model: taps, probe, moments kernel."""
+"""Benchmarks of the moments kernel: against memory, and against NumPy."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numba
 import numpy as np
-from _bench_measure import Effort, UnavailableError, ratios
-from _venv import ROOT
+from _bench_measure import Effort, ratios
 
 from edge_monitor.kernels.tap_moments import tap_moments
-from edge_monitor.probe import Probe
-from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session, quiet_options
 from edge_monitor.taps.reducer import tap_spec
 from edge_monitor.taps.tap_table import Layout, TapTable, aligned_zeros
 
-DEMO = ROOT / "edge_monitor" / "data" / "demo_model.onnx"
 RESNET8_TAPS = tuple(
     tap_spec(f"tap{i}", shape)
     for i, shape in enumerate([(16, 32, 32)] * 3 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2)
 )
-
-
-def demo() -> Path:
-    return DEMO
-
-
-def resnet8() -> Path:
-    folder = Path(os.environ.get("EDGE_MONITOR_DATA", ROOT.parent / "shared" / "data"))
-    return folder / "mlperf_tiny" / "resnet8_float.onnx"
-
-
-def one_thread() -> dict[str, object]:
-    """Session options of every model here."""
-    return {"sess_options": quiet_options(), "providers": ["CPUExecutionProvider"]}
-
-
-def tap_overhead(model: Callable[[], Path], *, every_tap: bool, effort: Effort) -> list[float]:
-    """Percent that taps and reduction add to a plain run of a session without taps.
-
-    The plain session is called as a program without a monitor calls it; I/O binding, which saves a
-    little by itself, is part of the tap.
-    """
-    if not model().is_file():
-        raise UnavailableError(f"{model()} is missing")
-    how = one_thread()
-    data = model().read_bytes()
-    names = [tap.name for tap in list_taps(data) if every_tap or tap.default]
-    probe = Probe.onnx(data, taps=names, on_row=lambda _: None, **how)
-    plain = open_session(data, (), how)
-    feed = {arg.name: np.zeros(*input_type(arg)) for arg in plain.get_inputs()}
-    image = feed[find_observed_input(plain)]
-    image[...] = 255 * np.random.default_rng(0).random(image.shape)
-    functions = (lambda: probe.run(None, feed), lambda: plain.run(None, feed))
-    values = [100 * (ratio - 1) for ratio in ratios(functions, effort.blocks, effort.repeats)]
-    if not probe.attached or probe.unobserved:
-        raise UnavailableError(f"the probe does not observe {model().name}: {probe.detach_reason}")
-    return values
-
-
-def default_taps(model: Callable[[], Path]) -> Callable[[Effort], list[float]]:
-    return lambda effort: tap_overhead(model, every_tap=False, effort=effort)
-
-
-def all_taps(model: Callable[[], Path]) -> Callable[[Effort], list[float]]:
-    return lambda effort: tap_overhead(model, every_tap=True, effort=effort)
 
 
 class ResNet8Moments:

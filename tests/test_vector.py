@@ -203,7 +203,8 @@ def test_vector_code_widens_every_half():
     address = elements.ctypes.data
     last = address + elements.nbytes - 32
     strips.run_strips(FLOAT16, address, last, 0, SIGNAL, 0, 2**11, program, np.zeros((1, 3)), channels)
-    assert_array_equal(channels, elements.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # NumPy warns of a signalling NaN on ARM
+        assert_array_equal(channels, elements.astype(np.float64))
 
 
 @pytest.mark.parametrize("kind", sorted(DTYPES))

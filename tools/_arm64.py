@@ -58,7 +58,8 @@ LAUNCHER = """\
 #!/bin/sh
 export QEMU_LD_PREFIX={root} QEMU_CPU={processor} PYTHONHOME={root}/usr
 export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}
-export NUMBA_CACHE_DIR={home}/numba ORT_DISABLE_TELEMETRY=1 PYTHONDONTWRITEBYTECODE=1
+export NUMBA_CACHE_DIR={home}/numba ORT_DISABLE_TELEMETRY=1
+export PYTHONPYCACHEPREFIX={home}/bytecode PYTHONDONTWRITEBYTECODE=
 exec qemu-aarch64-static -0 "$0" {root}/usr/bin/{python} "$@"
 """
 

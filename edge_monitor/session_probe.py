@@ -30,7 +30,11 @@ class SessionProbe(Observer):
 
     A call of `run` is observed when it brings one frame: batch 1, the model's own input types, no run
     options. Any other call, and one that meets another thread's call under way, goes straight to the
-    session and is counted in ``unobserved``. Everything else a session offers is delegated to it.
+    session and is counted in ``unobserved``. So are runs in the background, on the runtime's own values
+    and on what the caller bound. Everything else a session offers is delegated to it.
+
+    Of the execution providers the CPU's and OpenVINO's are tested; CUDA and TensorRT are not verified. Only
+    on the CPU are taps read in place.
     """
 
     def __init__(

@@ -19,21 +19,25 @@ RELAX = 0.4
 voxels that are read, so what it saved comes back as twice the cost."""
 CALM = 16
 """Windows in a row that have to be so cheap; twice as many each time that the step back was too early."""
-LONGEST_TR = 64
+LONGEST_TR = 8
+"""Frames between scans at most: shift and fault head have to see some 90 scans before they speak."""
 NARROWEST = 2
 """Taps of a rotating window at least: how a layer follows from the one before takes both of them."""
 
 
 class Step(NamedTuple):
-    """What is read at one step: voxels of ``width`` taps side by side, in one of ``tr`` frames."""
+    """What is read at one step, in one of ``tr`` frames: the input, and ``width`` taps side by side."""
 
     width: int
     tr: int
 
 
 def ladder(n_taps: int) -> tuple[Step, ...]:
-    """List the steps down from all taps in every frame: fewer at a time, then a longer repetition time."""
-    widths = [n_taps]
+    """List the steps down from all taps in every frame: fewer at a time, then a longer repetition time.
+
+    ``n_taps``: with the input, tap 0.
+    """
+    widths = [n_taps - 1]
     while widths[-1] > NARROWEST:
         widths.append(max(NARROWEST, -(-widths[-1] // 2)))
     trs = [2**k for k in range(1, LONGEST_TR.bit_length())]
@@ -64,20 +68,23 @@ class Governor:
         self._nothing = np.zeros(n_taps, np.bool_)
         self._costs = np.empty(WINDOW, np.int64)
         self._place = 0
-        self._frame = 0
+        self._scan, self._wait = 0, 0
         self._at = 0
         self._cheap, self._patience = 0, CALM
         self.step = self._ladder[0]
 
     def scan(self) -> BoolArray:
         """Taps (n_taps,) whose voxels are to be read in the coming frame; not to be written to."""
-        turn, rest = divmod(self._frame, self.step.tr)
-        self._frame += 1
+        if self._wait > 0:
+            self._wait -= 1
+            return self._nothing
+        self._wait = self.step.tr - 1
         windows = self._scans[self.step]
-        return self._nothing if rest else windows[turn % len(windows)]
+        self._scan += 1
+        return windows[self._scan % len(windows)]
 
     def spent(self, cost_ns: int) -> None:
-        """Take in what the probe cost in one frame; nanoseconds of the monotonic clock."""
+        """Take in what the probe cost behind the model's run; nanoseconds of the monotonic clock."""
         self._costs[self._place] = cost_ns
         self._place += 1
         if self._place < WINDOW:
@@ -93,24 +100,30 @@ class Governor:
             self._cheap = 0
         else:
             self._cheap += 1
-            if self._cheap == self._patience:
+            if self._cheap < self._patience:
+                return
+            if self._at > 0:
                 self._go(self._at - 1)
                 self._cheap = -1
+            else:  # nothing was early about it
+                self._cheap, self._patience = 0, CALM
 
     def _go(self, at: int) -> None:
-        self._at = min(max(at, 0), len(self._ladder) - 1)
+        self._at = min(at, len(self._ladder) - 1)
         self.step = self._ladder[self._at]
-        self._frame = 0
 
 
 def _windows(n_taps: int, width: int) -> list[BoolArray]:
-    """Taps of each scan of a round; each window begins with the last tap of the one before."""
+    """Taps of each scan of a round; each window begins with the last tap of the one before.
+
+    The input is in all of them: it is small, and half of the evidence is about it.
+    """
     windows = []
-    start = 0
+    start = 1
     while True:
         first = min(start, n_taps - width)
         window = np.zeros(n_taps, np.bool_)
-        window[first : first + width] = True
+        window[[0, *range(first, first + width)]] = True
         windows.append(window)
         if first + width >= n_taps:
             return windows

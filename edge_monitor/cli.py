@@ -49,7 +49,8 @@ def main() -> None:
 def _said(error: EdgeMonitorError) -> str:
     """Text of an error, in which a setting is called by the option that gives it."""
     if isinstance(error, InputError):
-        for parameter in get_group(app).commands[sys.argv[1]].params:
+        command = get_group(app).commands.get(sys.argv[1])
+        for parameter in command.params if command else ():
             if parameter.name == error.what:
                 return f"{parameter.opts[0]}: {error.problem}"
     return str(error)

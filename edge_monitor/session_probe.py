@@ -165,7 +165,7 @@ class SessionProbe(Observer):
         return self.run(None, {self._observed: frame.astype(self._inputs[self._observed][1], copy=False)})
 
     def tap_values(self) -> list[NDArray[Any]]:
-        return self._tapped.values()
+        return self._tapped.values() if self.attached else []
 
     def _names(self, output_names: Sequence[str] | None) -> Sequence[str]:
         """Name the outputs to ask the session for: the model's own by default, and never a tap."""

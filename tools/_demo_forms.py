@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError
 from edge_monitor.map_file import load_region_map
+from edge_monitor.neutrality import certify_neutrality
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import RegionMap, Runtime
 from edge_monitor.taps.litert import opener
@@ -53,7 +54,8 @@ def map_here(model: Path) -> RegionMap:
         model_sha256=hashlib.sha256(model.read_bytes()).hexdigest(),
         device=Runtime.here(probe.runtime),
     )
-    return msgspec.structs.replace(region_map, golden=golden, provenance=provenance)
+    neutrality = certify_neutrality(model, taps=[tap.name for tap in region_map.taps[1:]])
+    return msgspec.structs.replace(region_map, golden=golden, provenance=provenance, neutrality=neutrality)
 
 
 def serve_untapped(model: Path) -> Serve:

@@ -15,7 +15,7 @@ def frame_remarks(rows: Sequence[StatRow]) -> Iterator[str]:
     """Say so when frames repeat, as far as their fingerprints tell."""
     marks = [row.fingerprint for row in rows]
     repeats = len(marks) - len(set(marks))
-    if repeats == len(marks) - 1:
+    if len(marks) > 1 and repeats == len(marks) - 1:
         yield f"all {len(marks)} frames are the same picture bit for bit: nothing that varies can be learnt"
         return
     if repeats <= FEW * len(marks):

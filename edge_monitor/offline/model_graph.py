@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_monitor.errors import ModelError, first_line
-from edge_monitor.taps.onnx import find_observed_input, open_session, quiet_options
+from edge_monitor.taps.onnx import find_observed_input, input_type, open_session, quiet_options
 from edge_monitor.taps.onnx_graph import read_graph
 
 _SIZES = frozenset({"Shape", "Size"})
@@ -130,7 +130,8 @@ def run_whole(
     try:
         session = open_session(data, (), {"sess_options": quiet_options()})
         name = find_observed_input(session)
-        answers = [session.run(None, {name: frame[np.newaxis]}) for frame in frames]
+        (dtype,) = (input_type(arg)[1] for arg in session.get_inputs() if arg.name == name)
+        answers = [session.run(None, {name: frame[np.newaxis].astype(dtype)}) for frame in frames]
     except ModelError as error:
         raise ModelError(label, str(error)) from error
     except Exception as error:  # ONNX Runtime's errors have no base of their own

@@ -30,6 +30,8 @@ EVENT_FRAMES = 90
 EPISODE_FRAMES = 1800
 """Clean frames are alike for so long (a minute at 30 frames/s: a street, a light, a queue) that their peaks
 are not independent of one another."""
+UNSEEN = -float(np.log(TAIL[-1]))
+"""Threshold of a channel in which clean frames say nothing: what they do not show is rarer than this."""
 SPREAD_OF_CONSTANT = {"jump": 0.2}
 """Scale of a channel that calibration may well never see move: the scene of a fixed camera jumps only when
 the camera is knocked. Other channels that never varied are off."""
@@ -123,7 +125,7 @@ def fit_thresholds(
     for c, budget in enumerate(budgets.tolist()):
         ordinary = np.where(overexposed, np.nan, lasting[:, c])
         # What clean frames do not show at all (`SPREAD_OF_CONSTANT`) has to be rarer than what they do.
-        least = -np.inf if np.nan_to_num(ordinary).any() else -np.log(TAIL[-1])
+        least = -np.inf if np.nan_to_num(ordinary).any() else UNSEEN
         threshold[c, 0] = max(event_threshold(ordinary, rate_hz, budget), least)
         bright = lasting[overexposed & np.isfinite(lasting[:, c]), c]
         most = OVEREXPOSED_MARGIN * float(bright.max()) if bright.size else 0.0
@@ -249,7 +251,8 @@ def event_threshold(surprise_of_frames: FloatArray, frame_rate_hz: float, events
     hours = surprise_of_frames.size / frame_rate_hz / 3600.0
     allowed = min(int(events_per_hour * hours + 1e-9), peaks.size)
     if allowed > 0:  # fresh data of the same length exceeds the n-th largest value n times on average
-        return float(np.nextafter(peaks[allowed - 1], np.inf))
+        # Where less than so many peaks are above 0 at all, whatever is rarer than the tail's end may alarm.
+        return float(np.nextafter(peaks[allowed - 1], np.inf)) if peaks[allowed - 1] > 0 else UNSEEN
     return max(
         _continued(block_peaks(surprise_of_frames, frames), hours, events_per_hour)
         for frames in (EVENT_FRAMES, EPISODE_FRAMES)

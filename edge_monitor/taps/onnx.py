@@ -102,7 +102,7 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
             tensor.size if name in quantised else tensor.nbytes,
             default=name in defaults,
         )
-        for name, tensor in tensors.items()
+        for name, tensor in arrays.items()
     ]
 
 

@@ -83,12 +83,16 @@ def open_tapped(data: bytes, taps: Sequence[str], feeds: Sequence[Feed], session
         if not stored:
             return Tapped(session, plain)
         del session
-        found = _open_stored(
-            replace_outputs(optimised, stored), plain, stored, feeds, expected, session_options
-        )
-    except Exception:  # noqa: BLE001  # plain taps are right, only slower
-        found = None
-    return found or Tapped(_open(model, session_options), plain)
+        sure = _open_stored(optimised, plain, stored, feeds, expected, session_options)
+        if isinstance(sure, Tapped):
+            return sure
+        if sure:  # the others stay plain
+            sure = _open_stored(optimised, plain, sure, feeds, expected, session_options)
+            if isinstance(sure, Tapped):
+                return sure
+    except Exception:  # noqa: BLE001, S110  # plain taps are right, only slower
+        pass
+    return Tapped(_open(model, session_options), plain)
 
 
 def find_stored(graph: Graph, taps: Sequence[str]) -> dict[str, str]:
@@ -136,15 +140,18 @@ def find_blocks(tap: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]) -> 
 
 
 def _open_stored(
-    model: bytes,
+    optimised: bytes,
     plain: Sequence[Source],
     stored: Mapping[str, str],
     feeds: Sequence[Feed],
     expected: Sequence[list[NDArray[Any]]],
     session_options: Options,
-) -> Tapped | None:
-    """Open the edited model; None when an answer or a tap is not what is expected."""
-    session = _open(model, session_options)
+) -> Tapped | dict[str, str]:
+    """Open the edited model; those taps of ``stored`` that are in one layout and in no other, if not all are.
+
+    None is when an answer or a tap is not what is expected at all.
+    """
+    session = _open(replace_outputs(optimised, stored), session_options)
     found = [session.run(None, feed) for feed in feeds]
     first = len(found[0]) - len(plain)
     blocks = []
@@ -153,20 +160,28 @@ def _open_stored(
         before, now = ([answer[place] for answer in answers] for answers in (expected, found))
         if name in stored:
             blocks.append(find_blocks(before, now))
+            if not blocks[-1]:
+                return {}
         elif not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, now, strict=True)):
-            return None
+            return {}
         elif name:
             blocks.append({1})
-    sure = {block for fitting in blocks if len(fitting) == 1 for block in fitting}
-    sources = []
-    for source, fitting, array in zip(plain, blocks, found[0][first:], strict=True):
-        alike = len(source.shape) == 4 and source.shape[2:] == (1, 1)
-        block = min(fitting if alike or len(fitting) == 1 else fitting & sure, default=None)
-        if block is None:
-            return None
-        output = stored.get(source.output, source.output)
-        sources.append(source._replace(output=output, stored_shape=array.shape, block=block))
-    return Tapped(session, tuple(sources))
+    # On maps of one element all layouts are one; a tap of one value says nothing of its own.
+    sure = [
+        len(fitting) == 1 or source.shape[2:] == (1, 1) for source, fitting in zip(plain, blocks, strict=True)
+    ]
+    if not all(sure):
+        names = {source.output for source, is_sure in zip(plain, sure, strict=True) if is_sure}
+        return {tap: tensor for tap, tensor in stored.items() if tap in names}
+    return Tapped(
+        session,
+        tuple(
+            source._replace(
+                output=stored.get(source.output, source.output), stored_shape=array.shape, block=min(fitting)
+            )
+            for source, fitting, array in zip(plain, blocks, found[0][first:], strict=True)
+        ),
+    )
 
 
 def _open_and_save(model: bytes, session_options: Options) -> tuple[onnxruntime.InferenceSession, bytes]:

@@ -57,7 +57,7 @@ class UntappedOnnx:
         feed = {arg.name: np.zeros(*input_type(arg)) for arg in session.get_inputs()}
         observed = find_observed_input(session)
         for frame in frames:
-            yield session.run(None, feed | {observed: frame[np.newaxis]})
+            yield session.run(None, feed | {observed: frame[np.newaxis].astype(feed[observed].dtype)})
 
     def values(self, answer: list[NDArray[Any]]) -> NDArray[Any]:
         """Tensor of a cut model's answer, planar as `TapSpec` has it."""

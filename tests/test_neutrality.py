@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import minimal_map, with_golden
+from tap_models import odd
 from tflite_runs import HANDMADE, RUNTIMES, builtin_kernels, model_of, open_plain, taps_of, values
 
 import edge_monitor.neutrality
@@ -414,3 +415,19 @@ def test_a_problem_is_told_in_words():
     assert (tap(0.5).verdict, tap(0.5).problem) == ("equal within rounding", "")
     assert tap(0.75).problem == ("tap relu differs by 0.75 from the model that ends there, tolerated are 0.5")
     assert tap(None, "why").problem == "tap relu could not be compared: why"
+
+
+def test_a_model_of_half_precision_is_certified():
+    """Its input takes float16, and frames are float32 until then."""
+    found = certify_neutrality(odd(dtype=onnx.TensorProto.FLOAT16))
+    assert found.problems == ()
+    assert {tap.dtype for tap in found.taps} == {"float16"}
+
+
+def test_a_runtime_that_does_not_tell_its_provider_is_certified_all_the_same(monkeypatch):
+    def fail(*_args):
+        raise AttributeError("injected")
+
+    monkeypatch.setattr(UntappedOnnx, "provider", fail)
+    found = certify_neutrality(models.cnn())
+    assert (found.provider, found.problems) == ("unknown", ())

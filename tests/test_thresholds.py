@@ -300,3 +300,14 @@ def test_channels_stay_on_though_every_frame_is_overexposed():
     threshold = of_its_share(surprise, np.ones(9000, bool), 8.0)
     assert_array_equal(threshold, of_its_share(surprise, np.zeros(9000, bool), 8.0))
     assert np.isfinite(threshold).all()
+
+
+def test_a_channel_that_is_silent_but_for_a_moment_has_a_threshold_of_its_own():
+    """Ten frames of two hours: fewer peaks than the budget allows, so the n-th largest of them is 0."""
+    scores = smooth_noise(2 * HOUR)
+    jump = CHANNELS.index("jump")
+    scores[:, jump] = 0.0
+    scores[5000:5010, jump] = 1.5
+    null = fit_evidence(scores, np.zeros(2 * HOUR, bool), RATE_HZ, 50.0)
+    assert null.threshold[jump, 0] > 1.0
+    assert np.isfinite(ratio(scores, null)).all()

@@ -21,7 +21,7 @@ STEADY = 2.0
 picture in all of them."""
 LEAST_JUMP = 1.0
 """A jump of less than 1 nat (63 % of the change, explained by one frame's displacement alone) is none: noise
-does as much."""
+does as much. Jumps are measured from there, so that what little clean driving has of them gives a scale."""
 HELD_FRAMES = 8
 """A jump lasts one frame, and counts for so many."""
 LAG = 16
@@ -137,8 +137,7 @@ class VitalsTracker:
             self._displaced.append(displaced)
         if len(self._displaced) == 3 and not repeated:
             before, at, after = self._displaced
-            stands_out = at - STEADY * max(before, after)
-            self._jumps.append(stands_out if stands_out >= LEAST_JUMP else 0.0)
+            self._jumps.append(max(0.0, at - STEADY * max(before, after) - LEAST_JUMP))
         elif self._jumps:
             self._jumps.popleft()  # what was seen ages too while nothing is
         return max(self._jumps) if self._jumps else None

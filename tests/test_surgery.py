@@ -86,7 +86,7 @@ def test_the_demo_model_splits_at_every_tap():
 
 
 @needs_data
-@pytest.mark.parametrize(("file", "n_taps"), [("resnet8_float.onnx", 7), ("resnet8_qdq.onnx", 3)])
+@pytest.mark.parametrize(("file", "n_taps"), [("resnet8_float.onnx", 7), ("resnet8_qdq.onnx", 7)])
 def test_resnet8_splits_at_every_tap(file, n_taps):
     assert len(assert_splits_everywhere((RESNET8 / file).read_bytes(), 255.0)) == n_taps
 

@@ -1,6 +1,6 @@
 """What the picture itself looks like: sharpness, change from frame to frame, and motion (design section 2).
 
-All of it is of the brightness, the mean over the channels, on the sampled view that `moments` reads too.
+All of it is of the brightness, the mean over the channels, on the sampled view that `tap_moments` reads too.
 """
 
 from __future__ import annotations

@@ -263,8 +263,8 @@ class Vitals(msgspec.Struct, frozen=True):
     frame was taken before its predecessor. ``stall``: how little the scene has moved although the vehicle
     drives, in nats; None while it does not, or that is not known. ``jump``: how well the whole picture's
     displacement from one frame to the next explains its change, in nats beyond what noise may do, the most in
-    the last frames; None while not known. ``dead_rows``: rows of the picture that carry nothing, flat or copies of the row above to
-    the bit though not saturated; None when there is no picture.
+    the last frames; None while not known. ``dead_rows``: rows of the picture that carry nothing, flat or
+    copies of the row above to the bit though not saturated; None when there is no picture.
     """
 
     missing: int

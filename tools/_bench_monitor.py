@@ -46,7 +46,7 @@ def synthetic_map() -> RegionMap:
     frames = np.zeros((1, *TAPS[0].shape), np.float32)
     golden = Golden(frames, np.zeros((1, 10)), np.zeros((1, len(TAPS))), 1e-5)
     rows = list(synthetic_rows(3000, seed=0))
-    images = Images(frames[:0], np.empty((0, sum(tap.n_voxels for tap in TAPS), 3)))
+    images = Images(frames, np.zeros((1, sum(tap.n_voxels for tap in TAPS), 3)))
     checks = tuple(TapNeutrality(tap.name, "float32", 0.0, 0.0, 0.0) for tap in TAPS[1:])
     neutrality = Neutrality("none", "none", 1, 0.0, 0.0, checks, ())
     origin = ("none", "0" * 64, "synthetic", 0, RATE_HZ, TAPS, rows, golden, Runtime.here())
@@ -73,7 +73,11 @@ def synthetic_map() -> RegionMap:
         accuracy=None,
     )
     tracts = watch_tracts(known, TAPS, rows)
-    return msgspec.structs.replace(region_map, residual=wide, tracts=tracts, faults=head)
+    evidence = msgspec.structs.replace(region_map.evidence, threshold=20.0 * region_map.evidence.threshold)
+    crossmodal = msgspec.structs.replace(region_map.crossmodal, least_agreement=-np.inf)
+    return msgspec.structs.replace(
+        region_map, residual=wide, tracts=tracts, faults=head, evidence=evidence, crossmodal=crossmodal
+    )
 
 
 def monitor_step(percentile: float, *, light: bool = False) -> Callable[[Effort], list[float]]:

@@ -109,7 +109,7 @@ class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
     tap's voxels, which have the density of D2; for the input's, whose density is the log level
     ``log(mean|a| + floor)``, a small share of the clean level. ``bright`` (n_voxels,): mean a of the
     input's voxels from which they count as next to full scale, NaN for the others. ``dead_rows``: the most
-    rows of a clean picture that carried nothing (`Vitals.dead_rows`), as the padding of a narrower one does.
+    rows that carried nothing in all of some successive clean pictures (`Vitals.dead_rows`), as padding does.
     """
 
     median: FloatArray

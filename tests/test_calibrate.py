@@ -14,7 +14,7 @@ from edge_monitor.config import CalibrationSettings, FrameSettings
 from edge_monitor.errors import InputError
 from edge_monitor.fault_head import n_inputs
 from edge_monitor.map_file import from_bytes, to_bytes
-from edge_monitor.offline.baselines import band_powers
+from edge_monitor.offline.baselines import band_powers, most_dead_rows
 from edge_monitor.offline.calibrate import calibrate
 from edge_monitor.offline.observe import (
     FIT_SHARE,
@@ -412,3 +412,13 @@ def test_resnet8_is_calibrated_and_monitored_at_full_accuracy(tmp_path):
     assert probe.unobserved == 0
     assert watch.monitor.report.frame == 499
     assert watch.monitor.report.state is HealthState.OK
+
+
+@pytest.mark.parametrize(("counts", "most"), [((0, 3, 3, 3, 0, 1), 0), ((2, 3, 5, 4, 2, 1), 2), ((9, 9), 0)])
+def test_rows_that_are_dead_for_as_long_as_their_flag_takes_are_clean(clean, counts, most):
+    rows = []
+    for row, count in zip(clean.rows, counts, strict=False):
+        picture = row.picture.copy()
+        picture[-4] = count
+        rows.append(msgspec.structs.replace(row, picture=picture))
+    assert most_dead_rows(rows) == most

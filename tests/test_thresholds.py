@@ -15,6 +15,7 @@ from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.offline.thresholds import (
     COMMON,
     DEBOUNCE,
+    EVENT_FRAMES,
     OVEREXPOSED_MARGIN,
     STEPS,
     budget_shares,
@@ -311,3 +312,11 @@ def test_a_channel_that_is_silent_but_for_a_moment_has_a_threshold_of_its_own():
     null = fit_evidence(scores, np.zeros(2 * HOUR, bool), RATE_HZ, 50.0)
     assert null.threshold[jump, 0] > 1.0
     assert np.isfinite(ratio(scores, null)).all()
+
+
+def test_so_many_events_as_the_budget_allows_and_no_more():
+    ratio = np.zeros((10 * EVENT_FRAMES, N))
+    for event, height in enumerate((2.5, 2.0, 1.5, 1.2)):
+        ratio[2 * event * EVENT_FRAMES + 8 :][:32, 0] = height
+    counts = [count_alarms(ratio / common_scale(ratio, allowed)) for allowed in range(5)]
+    assert counts == [0, 1, 2, 3, 4]

@@ -82,25 +82,25 @@ def fit_evidence(
     threshold = fit_thresholds(surprise, overexposed, rate_hz, shares)
     seen = surprise / np.where(overexposed[:, None], threshold[:, 1], threshold[:, 0])
     allowed = int(alarms_per_hour * hours + 1e-9)
-    # Less data allows a channel no more events, but perhaps less: its thresholds may be the higher ones.
-    threshold *= max(common_scale(unseen, allowed), common_scale(seen, allowed))
+    # Less data allows a channel no more events, but perhaps less: its thresholds may be the higher ones. Of
+    # frames that set their own thresholds n events are n + 1 on fresh data, on average: one less is allowed.
+    threshold *= max(common_scale(unseen, allowed), common_scale(seen, max(allowed - 1, 0)))
     return EvidenceNull(TAIL, quantiles, excess, threshold, alarms_per_hour, 0, hours, 0, 0.0)
 
 
 def common_scale(ratio: FloatArray, allowed: int) -> float:
-    """Smallest scale of all thresholds with which all channels together raise less than ``allowed`` events.
+    """Smallest scale of all thresholds with which all channels together raise at most ``allowed`` events.
 
     Parameters
     ----------
     ratio : (n, n_channels) float64
-        Surprise over the threshold, of consecutive clean frames that did not set it.
+        Surprise over the threshold, of consecutive clean frames.
     """
     # Where the budget allows no event, none was seen to be within it: nothing speaks for lower thresholds.
     least, chosen = (SCALES[0] if allowed else 1.0), float(SCALES[-1])
     # From above: far below, alarms run into one another and are few again (tests/test_thresholds.py).
     for scale in SCALES[least <= SCALES][::-1].tolist():
-        # One less than allowed: what is chosen to raise n events here raises n + 1 on fresh data, on average.
-        if count_alarms(ratio / scale) > max(allowed - 1, 0):
+        if count_alarms(ratio / scale) > allowed:
             break
         chosen = scale
     return chosen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+import threading
 import weakref
 
 import models
@@ -192,6 +194,35 @@ def test_the_callers_options_and_file_stay_as_they_are(tmp_path, monkeypatch):
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_options_that_two_threads_share_stay_as_they_are(monkeypatch):
+    """One thread's temporary file must not be what the other one restores."""
+    how, data = quiet_options(), models.cnn()
+    feeds = feeds_of(data)
+    both = threading.Barrier(2)
+    plain = onnxruntime.InferenceSession
+    seen = []
+
+    class Meeting(plain):
+        def __init__(self, *args, **kwargs):
+            before = how.optimized_model_filepath
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=1)
+            seen.append((before, how.optimized_model_filepath))
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Meeting)
+    opening = [
+        threading.Thread(target=open_tapped, args=(data, ["relu1"], feeds, {"sess_options": how}))
+        for _ in range(2)
+    ]
+    for thread in opening:
+        thread.start()
+    for thread in opening:
+        thread.join()
+    assert all(before == after for before, after in seen)
+    assert (how.optimized_model_filepath, how.log_severity_level) == ("", 3)
+
+
 def test_one_session_is_alive_at_a_time(monkeypatch):
     alive, most = weakref.WeakSet(), []
     plain = onnxruntime.InferenceSession
@@ -258,6 +289,31 @@ def test_outputs_are_replaced_as_the_onnx_package_would(name):
     if not any(graph.outputs[0] in node.input for node in truth.graph.node):
         del truth.graph.node[last]
     assert onnx.load_from_string(replace_outputs(data, instead)) == truth
+
+
+def test_an_operator_is_left_out_only_if_nobody_reads_it_and_it_made_something():
+    """Bodies of If read tensors of the outer graph; an operator may return nothing at all."""
+    body = helper.make_graph(
+        [helper.make_node("Neg", ["read"], ["negated"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("negated", TensorProto.FLOAT, [1, 2])],
+    )
+    nodes = [
+        helper.make_node("Relu", ["input"], ["kept"]),
+        helper.make_node("Transpose", ["kept"], ["read"], perm=[1, 0]),
+        helper.make_node("Transpose", ["kept"], ["unread"], perm=[1, 0]),
+        helper.make_node("If", ["which"], ["answer"], then_branch=body, else_branch=body),
+        helper.make_node("Report", ["kept"], [], domain="custom"),
+    ]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 2])]
+    outputs = [onnx.ValueInfoProto(name=name) for name in ("answer", "read", "unread")]
+    model = helper.make_model(helper.make_graph(nodes, "net", inputs, outputs), ir_version=8)
+    edited = onnx.load_from_string(
+        replace_outputs(model.SerializeToString(), {"read": "kept", "unread": "other"})
+    )
+    assert [node.op_type for node in edited.graph.node] == ["Relu", "Transpose", "If", "Report"]
+    assert [output.name for output in edited.graph.output] == ["answer", "kept", "other"]
 
 
 def test_stored_tensors_are_nobodys_outputs():

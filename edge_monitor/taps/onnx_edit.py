@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edge_monitor.taps.onnx_schema import (
+    ATTRIBUTE_GRAPH,
+    ATTRIBUTE_GRAPHS,
     GRAPH_NODE,
     GRAPH_OUTPUT,
     MODEL_GRAPH,
+    NODE_ATTRIBUTE,
     NODE_INPUT,
     NODE_OUTPUT,
     VALUE_NAME,
@@ -47,13 +50,26 @@ def replace_outputs(data: bytes, replacements: Mapping[str, str]) -> bytes:
     return b"".join(model)
 
 
+def tensors_read(node: memoryview) -> set[str]:
+    """Names that an operator reads, the bodies of If, Loop and Scan included."""
+    names = set(texts(node, NODE_INPUT))
+    for attribute in submessages(node, NODE_ATTRIBUTE):
+        for field in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+            for body in submessages(attribute, field):
+                names.update(*map(tensors_read, submessages(body, GRAPH_NODE)))
+                for output in submessages(body, GRAPH_OUTPUT):  # a branch may give an outer tensor as it is
+                    names.update(texts(output, VALUE_NAME))
+    return names - {""}
+
+
 def _in_graph(graph: memoryview, replacements: Mapping[str, str]) -> bytes:
-    read = {name for node in submessages(graph, GRAPH_NODE) for name in texts(node, NODE_INPUT)}
+    read = {name for node in submessages(graph, GRAPH_NODE) for name in tensors_read(node)}
     unread = replacements.keys() - read
     fields = []
     for field, value in read_fields(graph):
         assert isinstance(value, memoryview)  # all fields of a graph are messages or strings
-        if field == GRAPH_NODE and unread.issuperset(texts(value, NODE_OUTPUT)):
+        made = texts(value, NODE_OUTPUT) if field == GRAPH_NODE else ()
+        if made and unread.issuperset(made):
             continue
         name = texts(value, VALUE_NAME)[0] if field == GRAPH_OUTPUT else ""
         fields.append(_output(replacements[name]) if name in replacements else bytes_field(field, value))

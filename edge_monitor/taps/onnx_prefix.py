@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from edge_monitor.errors import ModelError
+from edge_monitor.taps.onnx_edit import tensors_read
 from edge_monitor.taps.onnx_graph import read_graph
 from edge_monitor.taps.onnx_schema import (
-    ATTRIBUTE_GRAPH,
-    ATTRIBUTE_GRAPHS,
     GRAPH_INITIALIZER,
     GRAPH_NODE,
     GRAPH_OUTPUT,
     GRAPH_VALUE,
     MODEL_GRAPH,
-    NODE_ATTRIBUTE,
-    NODE_INPUT,
     NODE_OUTPUT,
     TENSOR_NAME,
     VALUE_NAME,
@@ -39,7 +36,7 @@ def prefix(data: bytes, name: str) -> bytes:
     nodes = [node for graph in submessages(whole, MODEL_GRAPH) for node in submessages(graph, GRAPH_NODE)]
     for node in reversed(nodes):
         if not needed.isdisjoint(texts(node, NODE_OUTPUT)):
-            needed |= _reads(node)
+            needed |= tensors_read(node)
 
     def is_kept(field: int, value: int | memoryview) -> bool:
         if field not in _MADE or isinstance(value, int):
@@ -55,15 +52,3 @@ def prefix(data: bytes, name: str) -> bytes:
             cut += encode_field(field, value)
     output = bytes_field(GRAPH_OUTPUT, bytes_field(VALUE_NAME, name.encode()))
     return bytes(cut) + bytes_field(MODEL_GRAPH, output)
-
-
-def _reads(node: memoryview) -> set[str]:
-    """Names that an operator reads, the bodies of If, Loop and Scan included."""
-    names = set(texts(node, NODE_INPUT))
-    for attribute in submessages(node, NODE_ATTRIBUTE):
-        for field in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
-            for body in submessages(attribute, field):
-                names.update(*map(_reads, submessages(body, GRAPH_NODE)))
-                for output in submessages(body, GRAPH_OUTPUT):  # a branch may give an outer tensor as it is
-                    names.update(texts(output, VALUE_NAME))
-    return names - {""}

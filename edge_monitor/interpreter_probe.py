@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
 from edge_monitor.observer import Answer, Note, Observer, Setup
-from edge_monitor.taps.litert import Open, TappedInterpreter, opener
+from edge_monitor.taps.litert import Open, TappedInterpreter, opener, run_frame
 from edge_monitor.taps.model_file import TfliteRuntime
 from edge_monitor.taps.reducer import Reduction
 from edge_monitor.taps.tflite_file import read_model
@@ -81,13 +82,13 @@ class InterpreterProbe(Observer):
 
     def allocate_tensors(self) -> None:
         """Allocate as the interpreter does."""
-        self._release()
-        self._interpreter.allocate_tensors()
+        with self._reallocating():
+            self._interpreter.allocate_tensors()
 
     def resize_tensor_input(self, *args: object, **kwargs: object) -> None:
         """Resize an input as the interpreter does; what is no single frame is served unobserved."""
-        self._release()
-        self._interpreter.resize_tensor_input(*args, **kwargs)
+        with self._reallocating():
+            self._interpreter.resize_tensor_input(*args, **kwargs)
 
     def get_output_details(self) -> list[dict[str, Any]]:
         """Return the model's own outputs, without the taps."""
@@ -141,19 +142,17 @@ class InterpreterProbe(Observer):
 
     def _run(self, feed: NDArray[Any]) -> Answer:
         """Answer to a frame as it is stored; further inputs are zero."""
-        interpreter = self._interpreter
-        for detail in interpreter.get_input_details():
-            index = detail["index"]
-            observed = index == self._observed.index
-            interpreter.set_tensor(index, feed if observed else np.zeros(detail["shape"], detail["dtype"]))
-        interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in self._graph.outputs]
+        return run_frame(self._interpreter, self._observed.index, feed, self._graph.outputs)
 
     def _call(self, runner: Callable[..., Result], takes: str | None, /, **inputs: object) -> Result:
         """Call a signature, which sets its inputs itself and may reallocate."""
         frame = None if takes is None else inputs.get(takes)
-        self._release()
-        return self._watch(partial(runner, **inputs), () if frame is None else frame)  # () is no frame
+
+        def run() -> Result:
+            with self._reallocating():
+                return runner(**inputs)
+
+        return self._watch(run, () if frame is None else frame)  # () is no frame
 
     def _watch(self, run: Callable[[], Result], frame: object = None) -> Result:
         """Run between taking the input and reading the taps."""
@@ -200,9 +199,8 @@ class InterpreterProbe(Observer):
             return False
         return True
 
-    def _release(self) -> None:
-        if self._tapped is not None:
-            self._tapped.release()
+    def _reallocating(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._tapped is None else self._tapped.reallocating()
 
 
 def _open_untapped(open_interpreter: Open, data: bytes, label: str) -> Any:  # noqa: ANN401  # see Open

@@ -438,6 +438,36 @@ def test_a_run_beside_another_passes_through(runtime, recorder):
 
 
 @each_runtime
+@pytest.mark.parametrize("how", ["allocate", "resize", "signature"])
+def test_memory_stays_while_another_thread_reads_it(how, runtime, recorder, monkeypatch):
+    data = tflite_models.residual_cnn(signature="serve")
+    probe = ready(recorder, runtime, data)
+    (feed,) = feeds_of(data, 1)
+    moves = {
+        "allocate": probe.allocate_tensors,
+        "resize": lambda: probe.resize_tensor_input(0, (1, 8, 6, 3)),
+        "signature": lambda: probe.get_signature_runner("serve")(image=feed[0]),
+    }
+    mover = threading.Thread(target=moves[how])
+    reducer, moved = probe._tapped._reducer, []
+    reduce = reducer.reduce
+
+    def read():
+        monkeypatch.undo()
+        mover.start()
+        mover.join(0.3)
+        moved.append(not mover.is_alive())
+        return reduce()
+
+    monkeypatch.setattr(reducer, "reduce", read)
+    run(probe, feed)
+    mover.join(10)
+    assert moved == [False]
+    assert (len(recorder.rows), probe.attached, recorder.events) == (1, True, [])
+    assert recorder.rows[0].signals[0] == pytest.approx(np.abs(feed[0]).mean(), rel=1e-6)
+
+
+@each_runtime
 def test_callback_may_use_the_interpreter(runtime, recorder):
     probe = ready(recorder, runtime)
 

@@ -121,8 +121,8 @@ def test_taps_are_read_in_place(name, runtime):
         reduction, _ = observe(tapped, feed)
         for tap, row in zip(tapped._taps, rows[1:], strict=True):
             assert row[kernel.ADDRESS] == tapped._view(tap.index).ctypes.data
-        tapped.release()
-        tapped.interpreter.allocate_tensors()
+        with tapped.reallocating():
+            tapped.interpreter.allocate_tensors()
         again, _ = observe(tapped, feed)
         assert_array_equal(again.signals, reduction.signals)
     assert {tap.layout.dtype for tap in tapped._taps} == {"float32" if name == "float" else "int8"}
@@ -202,14 +202,14 @@ def test_one_frame_only(runtime):
     (feed,) = feeds_of(data, 1)
     (index,) = feed
     for shape in ((2, 8, 6, 3), (1, 4, 6, 3)):
-        tapped.release()
-        tapped.interpreter.resize_tensor_input(index, shape)
-        tapped.interpreter.allocate_tensors()
+        with tapped.reallocating():
+            tapped.interpreter.resize_tensor_input(index, shape)
+            tapped.interpreter.allocate_tensors()
         assert not tapped.load()
         assert tapped.reduce() is None
-    tapped.release()
-    tapped.interpreter.resize_tensor_input(index, (1, 8, 6, 3))
-    tapped.interpreter.allocate_tensors()
+    with tapped.reallocating():
+        tapped.interpreter.resize_tensor_input(index, (1, 8, 6, 3))
+        tapped.interpreter.allocate_tensors()
     again, views = observe(tapped, feed)
     _, expected = observe(tapped_of(data, runtime), feed)
     for view, other in zip(views, expected, strict=True):

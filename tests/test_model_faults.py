@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from edge_monitor.errors import InputError, ModelError
 from edge_monitor.offline.faults import FAULTS, SEVERITIES, VARIANTS, Stage
-from edge_monitor.offline.model_edits import flip_bit, hold_channel, initializers, weights_before
+from edge_monitor.offline.model_edits import EditedOnnxModel, flip_bit, hold_channel, weights_before
 from edge_monitor.offline.model_faults import faulty_model
 from edge_monitor.probe import Probe
 from edge_monitor.sources.scenes import Road
@@ -49,6 +49,10 @@ def run(data: bytes, taps: list[str], frames: np.ndarray) -> dict[str, np.ndarra
     names = [output.name for output in session.get_outputs()]
     rows = [session.run(None, {session.get_inputs()[0].name: frame[None]}) for frame in frames]
     return {name: np.concatenate(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 def taps_of(data: bytes) -> list[str]:
@@ -262,6 +266,22 @@ def test_one_bit_flips_in_weights_of_any_type(dtype):
     assert found.dtype == dtype
     assert np.flatnonzero(found != values).tolist() == [7]
     assert found.reshape(-1)[7] == (3 if dtype != np.int8 else -3 + 128)
+
+
+def test_only_what_is_asked_for_is_decoded(demo, monkeypatch):
+    """Weights are large, and a fault alters those of one layer."""
+    decoded, decode = [], numpy_helper.to_array
+    monkeypatch.setattr(numpy_helper, "to_array", lambda item: (decoded.append(item.name), decode(item))[1])
+    edited = EditedOnnxModel(demo)
+    layers = edited.layers()
+    assert decoded == []
+    assert (layers[0].weight, layers[0].bias, layers[0].axis) == ("stem_conv.weight", "stem_conv.bias", 0)
+    kept = edited.read(layers[1].weight)
+    edited.scale(layers[1], 2.0)
+    np.testing.assert_array_equal(edited.read(layers[1].weight), 2 * kept)
+    assert decoded == [layers[1].weight] * 3
+    assert all(values.ndim > 1 for values in edited.weights().values())
+    assert set(decoded) == set(edited.weights())
 
 
 def test_weights_belong_to_the_first_tap_they_reach(demo):

@@ -182,6 +182,24 @@ def test_answers_of_any_size_are_the_untapped_models(make, recorder):
     assert (len(recorder.rows), probe.attached) == (6, True)
 
 
+@both_ways
+@pytest.mark.parametrize("declared", [[1, 7], ["N", 4, 1], [1, 0]])
+def test_a_model_that_declares_another_size_is_observed(declared, make, recorder):
+    """The runtime warns of it and serves what it computed."""
+    g = models._Graph(0)
+    g.gemm("input", "fc1", 6, 6)
+    g.node("Relu", ["fc1"], "relu1")
+    g._initializers.append(numpy_helper.from_array(np.array([1, 6]), "shape"))
+    g.node("Reshape", ["relu1", "shape"], "answer")
+    data = g.model([("input", [1, 6])], [("answer", declared)])
+    plain, probe = session_of(data), make(recorder, data)
+    for frame in frames(3, (1, 6)):
+        (found,), (expected,) = (model.run(None, {"input": frame}) for model in (probe, plain))
+        np.testing.assert_array_equal(found, expected)
+        assert found.shape == (1, 6)
+    assert (probe.attached, len(recorder.rows), recorder.events) == (True, 3, [])
+
+
 def test_half_precision_is_observed(recorder):
     data = odd(dtype=TensorProto.FLOAT16)
     plain, probe = session_of(data), probe_of(recorder, data)

@@ -209,6 +209,25 @@ def test_zeroed_weights_silence_the_channels_named_with_their_bias():
     assert edited.read(layer.bias).any()
 
 
+@kinds
+def test_constants_that_share_a_buffer_are_altered_one_by_one(kind):
+    """A converter stores equal numbers once."""
+    edited = EditedTfliteModel(net(kind))
+    layers = [layer for layer in edited.layers() if edited.read(layer.weight).shape == (8, 3, 3, 8)]
+    first, second = (edited._main.tensors[int(layer.weight.split("#")[1])] for layer in layers[:2])
+    second.buffer = first.buffer
+    edited = EditedTfliteModel(edited.to_bytes())
+    kept = edited.read(layers[0].weight).copy()
+    edited.replace(layers[1].weight, np.zeros_like(kept))
+    edited = EditedTfliteModel(edited.to_bytes())
+    np.testing.assert_array_equal(edited.read(layers[0].weight), kept)
+    assert not edited.read(layers[1].weight).any()
+    n_buffers = len(edited._model.buffers)
+    edited.replace(layers[1].weight, kept)  # whose buffer is its own by now
+    np.testing.assert_array_equal(edited.read(layers[1].weight), kept)
+    assert len(edited._model.buffers) == n_buffers
+
+
 def test_channels_of_a_depthwise_convolution_lie_on_the_last_axis():
     graph = models.Net()
     image = graph.value("image", (1, 6, 6, 3))

@@ -43,26 +43,27 @@ class EditedOnnxModel:
 
     def layers(self) -> list[Layer]:
         """Conv, Gemm and MatMul with float32 weights, in order of execution."""
-        arrays = initializers(self._model)
+        constants = {item.name: item for item in self._model.graph.initializer}
         found = []
         for node in self._model.graph.node:
-            if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in arrays:
+            if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in constants:
                 continue
             transposed = any(item.name == "transB" and item.i for item in node.attribute)
             axis = 0 if node.op_type == "Conv" or transposed else 1
-            bias = node.input[2] if len(node.input) > 2 and node.input[2] in arrays else None
-            weights = arrays[node.input[1]]
-            if weights.dtype == np.float32 and weights.ndim > 1:
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
+            weights = constants[node.input[1]]
+            if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) > 1:
                 found.append(Layer(node.input[1], bias, axis))
         return found
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Matrices of weights by name; they must not be written to."""
-        return {name: values for name, values in initializers(self._model).items() if values.ndim > 1}
+        matrices = (item for item in self._model.graph.initializer if len(item.dims) > 1)
+        return {item.name: numpy_helper.to_array(item) for item in matrices}
 
     def read(self, name: str) -> NDArray[Any]:
         """Return a constant; it must not be written to."""
-        return initializers(self._model)[name]
+        return read_initializer(self._model, name)
 
     def replace(self, name: str, values: NDArray[Any]) -> None:
         """Give a constant other values."""
@@ -128,7 +129,7 @@ def hold_channel(model: onnx.ModelProto, tap: str, channel: int, value: float) -
 def flip_bit(model: onnx.ModelProto, tensor: str, index: int, bit: int) -> bytes:
     """Model with one bit of one weight flipped."""
     faulty = copy_model(model)
-    replace_initializer(faulty, tensor, flip_bits(initializers(faulty)[tensor], index, [bit]))
+    replace_initializer(faulty, tensor, flip_bits(read_initializer(faulty, tensor), index, [bit]))
     return bytes(faulty.SerializeToString())
 
 
@@ -173,14 +174,14 @@ def alter_tap(
     model.graph.node.extend(nodes)
 
 
-def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """Weights and constants by name; they must not be written to."""
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+def read_initializer(model: onnx.ModelProto, name: str) -> NDArray[Any]:
+    """Values of a weight or constant; they must not be written to."""
+    return numpy_helper.to_array(_initializer(model, name))
 
 
 def replace_initializer(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
     """Give an initializer other values, in place."""
-    initializer = next(item for item in model.graph.initializer if item.name == name)
+    initializer = _initializer(model, name)
     initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
 
 
@@ -202,6 +203,11 @@ def weights_before(model: onnx.ModelProto, taps: list[str]) -> dict[str, str]:
         for name in sorted(reached[tap]):
             first.setdefault(name, tap)
     return first
+
+
+def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto = next(item for item in model.graph.initializer if item.name == name)
+    return found
 
 
 def _shape(model: onnx.ModelProto, tensor: str) -> tuple[int, int]:

@@ -86,8 +86,13 @@ class EditedTfliteModel:
         return stored.reshape(tensor.shape)
 
     def replace(self, name: str, values: NDArray[Any]) -> None:
-        """Give a constant other stored numbers."""
-        self._buffer(self._constant(name)).data = np.frombuffer(values.tobytes(), np.uint8)
+        """Give a constant other stored numbers; others that share its buffer keep theirs."""
+        tensor = self._main.tensors[self._constant(name).index]
+        tensors = [each for graph in self._model.subgraphs for each in graph.tensors]
+        if sum(each.buffer == tensor.buffer for each in tensors) > 1:
+            tensor.buffer = self._add_buffer(values)
+        else:
+            self._model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
 
     def scale(self, layer: Layer, factor: float) -> None:
         """Multiply a layer's weights; of integers the scale, and that of the bias with it."""
@@ -157,15 +162,18 @@ class EditedTfliteModel:
         return len(self._main.tensors) - 1
 
     def _add_constant(self, values: NDArray[np.float32]) -> int:
-        self._model.buffers.append(self._schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
         self._main.tensors.append(
             self._schema.TensorT(
                 shape=list(values.shape),
                 type=schema.DTYPES.index("float32"),
-                buffer=len(self._model.buffers) - 1,
+                buffer=self._add_buffer(values),
             )
         )
         return len(self._main.tensors) - 1
+
+    def _add_buffer(self, values: NDArray[Any]) -> int:
+        self._model.buffers.append(self._schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
+        return len(self._model.buffers) - 1
 
     def _add_step(self, added: list[Any], op: str, inputs: Sequence[int], output: int) -> int:
         """Add an operator to ``added`` and return its output."""

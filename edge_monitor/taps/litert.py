@@ -8,8 +8,10 @@ more than reading it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,21 @@ def opener(runtime: TfliteRuntime, options: Mapping[str, object]) -> Open:
             "tflite-runtime", f"does not work with NumPy {np.__version__}: pip install 'numpy<2'"
         )
     return lambda data: interpreter_class(model_content=data, **options)
+
+
+def run_frame(
+    interpreter: Any,  # noqa: ANN401  # see Open
+    observed: int,
+    stored: NDArray[Any],
+    outputs: Sequence[int],
+) -> list[NDArray[Any]]:
+    """Run a frame as the observed input stores it, further inputs zero, and return copies of outputs."""
+    for detail in interpreter.get_input_details():
+        index = detail["index"]
+        feed = stored if index == observed else np.zeros(detail["shape"], detail["dtype"])
+        interpreter.set_tensor(index, feed)
+    interpreter.invoke()
+    return [interpreter.get_tensor(index) for index in outputs]
 
 
 class TappedInterpreter:
@@ -109,6 +126,7 @@ class TappedInterpreter:
         ]
         self._reducer = TapReducer(self.specs, tuple(tap.layout or Layout() for tap in taps))
         self._moving = False
+        self._reading = Lock()
         self._input: NDArray[Any] | None = None
         self._scaled: list[tuple[StoredTensor, NDArray[Any], NDArray[np.float32]]] | None = None
 
@@ -122,12 +140,19 @@ class TappedInterpreter:
         results = (*(tap.index for tap in self._taps), *self._outputs)
         self._moving = any(self._view(index) is None for index in results)
 
-    def release(self) -> None:
-        """Forget where the tensors lie: what comes now may move them."""
-        self._input = self._scaled = None
+    @contextmanager
+    def reallocating(self) -> Iterator[None]:
+        """Forget where the tensors lie, and let nobody read them, while something moves them."""
+        with self._reading:
+            self._forget()
+            yield
 
     def load(self, frame: object = None) -> bool:
         """Take the input, before a run, from its tensor or from ``frame``; False when it is not one frame."""
+        with self._reading:
+            return self._load(frame)
+
+    def _load(self, frame: object) -> bool:
         if frame is None:
             if self._moving or self._input is None:
                 self._find()
@@ -148,6 +173,10 @@ class TappedInterpreter:
 
     def reduce(self) -> Reduction | None:
         """Reduce the taps of the last run; None when they are not one frame each."""
+        with self._reading:
+            return self._reduce()
+
+    def _reduce(self) -> Reduction | None:
         if self._moving or self._scaled is None:
             self._find()
         if self._scaled is None:
@@ -165,14 +194,17 @@ class TappedInterpreter:
 
     def reopen(self) -> None:
         """Begin anew, with an interpreter that has never run and no picture so far."""
-        self.release()
+        self._forget()
         self._reducer.restart()
         self.interpreter = None
         self.interpreter = self._open(self._model)
 
+    def _forget(self) -> None:
+        self._input = self._scaled = None
+
     def _find(self) -> None:
         """Find out where the tensors lie; taps stay unknown where they are not one frame each."""
-        self.release()
+        self._forget()
         frame = self._view(self._observed.index)
         if frame is None or not self._observed.fits(frame):
             return

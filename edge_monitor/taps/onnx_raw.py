@@ -48,10 +48,11 @@ class Source(NamedTuple):
 
 
 class Tapped(NamedTuple):
-    """A session and where it leaves its taps; its other outputs come first."""
+    """A session, where it leaves its taps, and its answers to the feeds; its other outputs come first."""
 
     session: onnxruntime.InferenceSession
     sources: tuple[Source, ...]
+    answers: tuple[list[NDArray[Any]], ...]
 
 
 def open_tapped(data: bytes, taps: Sequence[str], feeds: Sequence[Feed], session_options: Options) -> Tapped:
@@ -75,17 +76,18 @@ def open_tapped(data: bytes, taps: Sequence[str], feeds: Sequence[Feed], session
     model = append_outputs(data, taps)
     session, optimised = _open_and_save(model, session_options)
     expected = [session.run(None, feed) for feed in feeds]
-    tensors = expected[0][len(expected[0]) - len(taps) :]
+    n_own = len(expected[0]) - len(taps)
+    tensors, answers = expected[0][n_own:], tuple(outputs[:n_own] for outputs in expected)
     plain = tuple(
         Source(tap, tensor.shape, tensor.shape, tensor.dtype)
         for tap, tensor in zip(taps, tensors, strict=True)
     )
     if not optimised or session.get_providers() != CPU:
-        return Tapped(session, plain)
+        return Tapped(session, plain, answers)
     try:
         stored = find_stored(read_graph(optimised), taps)
         if not stored:
-            return Tapped(session, plain)
+            return Tapped(session, plain, answers)
         del session
         sure = _open_stored(optimised, plain, stored, feeds, expected, session_options)
         if isinstance(sure, Tapped):
@@ -96,7 +98,7 @@ def open_tapped(data: bytes, taps: Sequence[str], feeds: Sequence[Feed], session
                 return sure
     except Exception:  # noqa: BLE001, S110  # plain taps are right, only slower
         pass
-    return Tapped(_open(model, session_options), plain)
+    return Tapped(_open(model, session_options), plain, answers)
 
 
 def find_stored(graph: Graph, taps: Sequence[str]) -> dict[str, str]:
@@ -185,6 +187,7 @@ def _open_stored(
             )
             for source, fitting, array in zip(plain, blocks, found[0][first:], strict=True)
         ),
+        tuple(outputs[:first] for outputs in found),
     )
 
 

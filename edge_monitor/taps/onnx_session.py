@@ -67,7 +67,7 @@ class TappedSession:
         check_taps(graph, names)
         quantised = find_quantised(graph)
         tensors = [quantised[name].tensor if name in quantised else name for name in names]
-        self.session, sources = open_tapped(data, tensors, feeds, session_options)
+        self.session, sources, answers = open_tapped(data, tensors, feeds, session_options)
         outputs = [output.name for output in self.session.get_outputs()]
         self._outputs = outputs[: len(outputs) - len(names)]  # the model's own come first
         for name, source in zip(names, sources, strict=True):
@@ -98,7 +98,7 @@ class TappedSession:
         self._binding = self.session.io_binding() if self.session.get_providers() == CPU else None
         if self._binding is None:
             return
-        self._answers = short_answers(self.session, self._outputs)
+        self._answers = short_answers(self.session, answers)
         for name, answer in zip(self._outputs, self._answers or (None,) * len(self._outputs), strict=True):
             # Bound first, so that they come first in the answer.
             if answer is None:
@@ -154,16 +154,20 @@ class TappedSession:
         return self._reducer.reduce()
 
 
-def short_answers(session: onnxruntime.InferenceSession, names: Sequence[str]) -> list[NDArray[Any]] | None:
+def short_answers(
+    session: onnxruntime.InferenceSession, answers: Sequence[Sequence[NDArray[Any]]]
+) -> list[NDArray[Any]] | None:
     """Memory for outputs that are copied sooner than bound anew; None if they are long or of no fixed size.
 
-    A free axis has a fixed length of 1 where it is the batch of an input.
+    A free axis has a fixed length of 1 where it is the batch of an input. What a model declares may be
+    wrong, which the runtime only warns of: its ``answers`` to some feeds have to be of that size too
+    (test_probe.py::test_a_model_that_declares_another_size_is_observed).
     """
     batch = {arg.shape[0] for arg in session.get_inputs() if arg.shape and isinstance(arg.shape[0], str)}
-    answers = []
-    for arg in session.get_outputs()[: len(names)]:
-        shape = [1 if axis in batch else axis for axis in arg.shape]
-        if arg.type not in DTYPES or not all(isinstance(n, int) and n > 0 for n in shape):
+    memory = []
+    for place, arg in enumerate(session.get_outputs()[: len(answers[0])]):
+        shape = tuple(1 if axis in batch else axis for axis in arg.shape)
+        if arg.type not in DTYPES or any(answer[place].shape != shape or 0 in shape for answer in answers):
             return None
-        answers.append(np.zeros(shape, DTYPES[arg.type]))
-    return answers if sum(answer.nbytes for answer in answers) <= SHORT else None
+        memory.append(np.zeros(shape, DTYPES[arg.type]))
+    return memory if sum(array.nbytes for array in memory) <= SHORT else None

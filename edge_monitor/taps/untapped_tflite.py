@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.taps.litert import opener
+from edge_monitor.taps.litert import opener, run_frame
 from edge_monitor.taps.model_file import TfliteRuntime
 from edge_monitor.taps.tflite_edit import prefix
 from edge_monitor.taps.tflite_file import read_model
@@ -66,14 +66,7 @@ class UntappedTflite:
         interpreter.allocate_tensors()
         outputs = [detail["index"] for detail in interpreter.get_output_details()]
         for frame in frames:
-            for detail in interpreter.get_input_details():
-                observed = detail["index"] == self._observed.index
-                feed = (
-                    self._observed.encode(frame) if observed else np.zeros(detail["shape"], detail["dtype"])
-                )
-                interpreter.set_tensor(detail["index"], feed)
-            interpreter.invoke()
-            yield [interpreter.get_tensor(index) for index in outputs]
+            yield run_frame(interpreter, self._observed.index, self._observed.encode(frame), outputs)
 
     def values(self, answer: list[NDArray[Any]]) -> NDArray[Any]:
         """Tensor of a cut model's answer as it is stored, planar as `TapSpec` has it."""

@@ -138,6 +138,7 @@ class InterpreterProbe(Observer):
         if vetted is not None:
             tapped.reopen()
             self._interpreter, self._tapped = tapped.interpreter, tapped
+            self.readings = tapped.readings
             self._start(tapped.specs, vetted, golden)
 
     def _run(self, feed: NDArray[Any]) -> Answer:

@@ -7,7 +7,6 @@ that end at the tap. Sessions and interpreters live one after the other, for a d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError, first_line
-from edge_monitor.observer import Answer, Observer
-from edge_monitor.probe import Probe
+from edge_monitor.observer import Answer, Observer, Setup
 from edge_monitor.region_map import Neutrality, RegionMap, Runtime, TapNeutrality
 from edge_monitor.taps.certificate import certify, compare_tap, golden_frames
 from edge_monitor.taps.model_file import TfliteRuntime, installed_runtime, is_tflite, load_model
@@ -91,11 +89,12 @@ def certify_neutrality(
     InputError
         The runtime is not installed; whatever ``choose_frames`` raises.
     """
-    name, untapped, open_probe = _choose(model, runtime, options)
     rows: list[StatRow] = []
     events: list[ProbeEvent] = []
-    probe = open_probe(region_map=region_map, taps=taps, on_row=rows.append, on_event=events.append)
-    specs, certificate = probe.taps[1:], probe.certificate
+    name, untapped, probe = _open(
+        model, runtime, options, Setup(region_map, taps, rows.append, events.append)
+    )
+    specs, readings, certificate = probe.taps[1:], probe.readings, probe.certificate
     try:
         provider = untapped.provider(probe)
     except Exception:  # noqa: BLE001  # one of the runtimes tells it by a private method alone
@@ -118,9 +117,10 @@ def certify_neutrality(
                     f"tolerated are {certificate.tolerance:.3g}"
                 )
             signatures = np.mean([row.signals[1:] for row in rows], axis=0)
-            for place, spec in enumerate(specs):
+            for place, (spec, reading) in enumerate(zip(specs, readings, strict=True)):
                 found = [values[place] for values in seen.values]
-                checks.append(_check_tap(untapped, spec.name, found, frames, float(signatures[place])))
+                signature = float(signatures[place])
+                checks.append(_check_tap(untapped, spec.name, found, frames, signature, reading))
         except Exception as error:  # noqa: BLE001  # the runtimes' errors have no base of their own
             problems.append(f"the frames could not be compared: {first_line(error)}")
     problems += [check.problem for check in checks if check.problem]
@@ -136,34 +136,37 @@ def certify_neutrality(
 
 
 def _check_tap(
-    untapped: Untapped, name: str, found: list[NDArray[Any]], frames: Frames, signature: float
+    untapped: Untapped, name: str, found: list[NDArray[Any]], frames: Frames, signature: float, reading: str
 ) -> TapNeutrality:
     """Compare a tap with the model that ends there; a model that keeps state cannot be cut."""
     try:
         expected = [untapped.values(answer) for answer in _run(untapped, name, frames)]
-        return compare_tap(name, found, expected, signature)
+        return compare_tap(name, found, expected, signature, reading)
     except Exception as error:  # noqa: BLE001  # as above; the other taps are compared all the same
-        return TapNeutrality(name, "", None, 0.0, signature, first_line(error))
+        return TapNeutrality(name, "", None, 0.0, signature, first_line(error), reading)
 
 
-def _choose(
-    model: str | Path | bytes, runtime: TfliteRuntime | None, options: Mapping[str, Any] | None
-) -> tuple[str, Untapped, Callable[..., Observer]]:
-    """Runtime of a model, the model without taps, and what opens a probe of it."""
+def _open(
+    model: str | Path | bytes, runtime: TfliteRuntime | None, options: Mapping[str, Any] | None, setup: Setup
+) -> tuple[str, Untapped, Observer]:
+    """Runtime of a model, the model without taps, and a probe of it."""
     data, label = load_model(model)
     if is_tflite(data, label):
+        from edge_monitor.interpreter_probe import InterpreterProbe
         from edge_monitor.taps.untapped_tflite import UntappedTflite
 
         name = runtime or installed_runtime()
         given = {"num_threads": 1} if options is None else options
-        return name, UntappedTflite(data, label, name, given), partial(Probe.litert, model, name, **given)
+        untapped = UntappedTflite(data, label, name, given)
+        return name, untapped, InterpreterProbe(data, label, name, given, setup)
+    from edge_monitor.session_probe import SessionProbe
     from edge_monitor.taps.onnx import quiet_options
     from edge_monitor.taps.untapped_onnx import UntappedOnnx
 
     given = {"sess_options": quiet_options(), "providers": ["CPUExecutionProvider"]}
     if options is not None:
         given = dict(options)
-    return "onnx", UntappedOnnx(data, given), partial(Probe.onnx, model, **given)
+    return "onnx", UntappedOnnx(data, label, given), SessionProbe.build(data, label, given, setup)
 
 
 def _run(untapped: Untapped, tap: str | None, frames: Frames) -> list[Answer]:

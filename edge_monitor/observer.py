@@ -100,6 +100,9 @@ class Observer:
         Calls that gave no row.
     taps : tuple of TapSpec
         The input and the tapped tensors; empty when the probe could not attach.
+    readings : tuple of str
+        How each tapped tensor is read: in place where the runtime keeps it, its channels ``blocked`` or
+        ``channels last``; ``plain``, put in order by the runtime first; or ``copied``.
     certificate : Certificate or None
         Comparison with the untapped model at start; None when it could not be made.
     runtime : str
@@ -125,6 +128,7 @@ class Observer:
         self.errors = 0
         self.unobserved = 0
         self.taps: tuple[TapSpec, ...] = ()
+        self.readings: tuple[str, ...] = ()
         self.certificate: Certificate | None = None
         self.runtime, self.input_names, self.frame_shape = runtime, input_names, frame_shape
         self.governor: Governor | None = None

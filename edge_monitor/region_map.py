@@ -265,7 +265,8 @@ class TapNeutrality(msgspec.Struct, frozen=True):
     ``dtype``: of the tensor as the runtime stores it. ``max_difference``: largest absolute difference over
     all frames, in units of the stored tensor, infinite where just one is a number; None when the two could
     not be compared, ``reason`` says why then, and ``dtype`` is empty. ``signature``: mean over the frames of
-    the tap's mean |a|, which the self-test compares frame by frame (`Golden.signals`).
+    the tap's mean |a|, which the self-test compares frame by frame (`Golden.signals`). ``reading``: how the
+    tap is read (`edge_monitor.observer.Observer.readings`), empty in maps that do not say it.
     """
 
     name: str
@@ -274,6 +275,7 @@ class TapNeutrality(msgspec.Struct, frozen=True):
     tolerance: float
     signature: float
     reason: str = ""
+    reading: str = ""
 
     @property
     def verdict(self) -> str:

@@ -230,7 +230,7 @@ class SessionProbe(Observer):
         )
         if vetted is not None:
             tapped.restart()  # golden frames are no past of the first real one
-            self._tapped = tapped
+            self._tapped, self.readings = tapped, tapped.readings
             self._start(tapped.specs, vetted, golden)
 
     def _require_providers(self, tapped: TappedSession, session_options: Mapping[str, Any]) -> None:

@@ -115,12 +115,14 @@ def test_taps_are_certified_on_noise_on_frames_and_on_those_of_the_map(home):
     result = edge_monitor("taps", "model.onnx", "--certify", cwd=home)
     assert (result.returncode, "4 frames of seeded noise, for want of others" in result.stdout) == (0, True)
     assert "PASSED" in result.stdout
+    readings = re.findall("plain|blocked|channels last", result.stdout)
     result = edge_monitor("taps", "model.onnx", "--certify", "--map", "map.npz", cwd=home)
     assert (result.returncode, "; 8 golden frames of the map" in result.stdout) == (0, True)
     given = ("--frames", "frames.npy", "--limit", "3", "--scale", "2")
     result = edge_monitor("taps", "model.onnx", "--certify", *given, "--json", cwd=home)
     found = json.loads(result.stdout)
     assert (result.returncode, found["passed"], found["frames"], found["verdict"]) == (0, True, 3, "equal")
+    assert [tap["reading"] for tap in found["taps"]] == readings
     frames = 2 * np.load(home / "frames.npy")[:3]
     session = onnxruntime.InferenceSession(add_outputs((home / "model.onnx").read_bytes(), ["relu1"]))
     expected = np.mean([np.abs(session.run(["relu1"], {"input": frame[None]})[0]).mean() for frame in frames])

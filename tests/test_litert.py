@@ -142,6 +142,7 @@ def test_scales_of_each_channel(runtime):
     observed = find_observed_input(graph, "model")
     tapped = TappedInterpreter(data, graph, ["relu1"], observed, None, opener(runtime, {"num_threads": 1}))
     tapped.allocate()
+    assert tapped.readings == ("copied",)
     for feed in feeds_of(data):
         _, (_, found) = observe(tapped, feed)
         stored = tapped.interpreter.get_tensor(tensor.index)[0].transpose(2, 0, 1).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 
 import models
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import minimal_map, with_golden
-from tap_models import odd
+from tap_models import odd, quantised
 from tflite_runs import HANDMADE, RUNTIMES, builtin_kernels, model_of, open_plain, taps_of, values
 
 import edge_monitor.neutrality
@@ -21,7 +22,7 @@ from edge_monitor.errors import MapError, ModelError
 from edge_monitor.neutrality import certify_neutrality
 from edge_monitor.region_map import Runtime, TapNeutrality
 from edge_monitor.session_probe import SessionProbe
-from edge_monitor.taps import onnx_raw
+from edge_monitor.taps import onnx_raw, onnx_session
 from edge_monitor.taps.certificate import compare_tap
 from edge_monitor.taps.litert import TappedInterpreter, opener
 from edge_monitor.taps.onnx_graph import find_candidates, read_graph
@@ -83,6 +84,42 @@ def test_tensorflow_lite_models_are_neutral_at_every_tap(name, runtime):
         assert tap.dtype == ("int8" if integer else "float32")
         assert tap.max_difference == 0 if integer else tap.max_difference <= tap.tolerance
         assert (tap.tolerance == 0) == integer
+
+
+def test_it_is_told_how_each_tap_of_an_onnx_model_is_read(monkeypatch):
+    """Nobody sees by the answers that taps are put in order first, which is slower."""
+
+    def readings(data):
+        found = certify_neutrality(data)
+        assert found.problems == ()
+        return {tap.reading for tap in found.taps}
+
+    assert "channels last" in readings(quantised())
+    assert readings(models.dense()) == {"plain"}
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_raw, "replace_outputs", fail)
+        assert readings(quantised()) == {"plain"}
+    monkeypatch.setattr(onnx_session, "CPU", ["OtherExecutionProvider"])
+    assert readings(quantised()) == {"copied"}
+
+
+@each_runtime
+def test_it_is_told_how_each_tap_of_a_tensorflow_lite_model_is_read(runtime):
+    found = certify_neutrality(model_of("int8"), runtime=runtime)
+    assert {tap.reading for tap in found.taps} == {"channels last"}
+
+
+@pytest.mark.parametrize("name", ["net.tflite", "net.onnx"])
+def test_the_model_is_read_once_and_named(name, tmp_path, monkeypatch):
+    path, reads = tmp_path / name, []
+    path.write_bytes(model_of("float") if name.endswith("tflite") else models.cnn())
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (reads.append(self), read(self))[1])
+    assert certify_neutrality(path).problems == ()
+    assert reads.count(path) == 1
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=name):
+        certify_neutrality(path)
 
 
 @each_runtime
@@ -186,7 +223,7 @@ numbers = st.one_of(st.floats(-1e3, 1e3, width=32), st.sampled_from([np.nan, np.
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8))
 def test_largest_difference_by_the_definition(pairs):
     a, b = np.float32(pairs).T
-    found = compare_tap("tap", [a], [b], 0.0)
+    found = compare_tap("tap", [a], [b], 0.0, "plain")
     apart = [
         0.0 if x == y or (np.isnan(x) and np.isnan(y)) else abs(float(x) - float(y))
         for x, y in zip(a, b, strict=True)
@@ -199,8 +236,8 @@ def test_largest_difference_by_the_definition(pairs):
 
 def test_half_precision_may_round_and_other_shapes_differ():
     half = np.array([1000.0, 2.0], np.float16)
-    assert compare_tap("tap", [half], [half], 0.0).tolerance == pytest.approx(2 * 2**-10 * 1000)
-    found = compare_tap("tap", [np.zeros(3)], [np.zeros(2)], 0.0)
+    assert compare_tap("tap", [half], [half], 0.0, "plain").tolerance == pytest.approx(2 * 2**-10 * 1000)
+    found = compare_tap("tap", [np.zeros(3)], [np.zeros(2)], 0.0, "plain")
     assert (found.max_difference, found.verdict) == (np.inf, "differs")
 
 

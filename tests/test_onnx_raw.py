@@ -23,7 +23,7 @@ from edge_monitor.taps import onnx_raw, onnx_session
 from edge_monitor.taps.onnx import find_observed_input, input_type, quiet_options
 from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
 from edge_monitor.taps.onnx_graph import find_candidates, find_quantised, read_graph
-from edge_monitor.taps.onnx_raw import find_blocks, find_stored, open_tapped
+from edge_monitor.taps.onnx_raw import Source, find_blocks, find_stored, open_tapped
 from edge_monitor.taps.onnx_session import TappedSession
 
 BUILDS = {
@@ -314,6 +314,11 @@ def test_an_operator_is_left_out_only_if_nobody_reads_it_and_it_made_something()
     )
     assert [node.op_type for node in edited.graph.node] == ["Relu", "Transpose", "If", "Report"]
     assert [output.name for output in edited.graph.output] == ["answer", "kept", "other"]
+
+
+@pytest.mark.parametrize(("block", "reading"), [(1, "plain"), (8, "channels last"), (16, "blocked")])
+def test_how_a_tap_is_read_follows_from_its_layout(block, reading):
+    assert Source("tap", (1, 8, 4, 4), (1, 16, 4, 4), np.dtype(np.float32), block).reading == reading
 
 
 def test_stored_tensors_are_nobodys_outputs():

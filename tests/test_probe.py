@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from maps import minimal_map, with_golden
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tap_models import odd
 
 from edge_monitor.errors import InputError, MapError, ModelError

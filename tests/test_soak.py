@@ -4,12 +4,15 @@ import runpy
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import _soak_child as soak
+
+from edge_monitor.kernels.tap_moments import tap_moments
 
 PROGRAM = runpy.run_path(str(Path(soak.__file__).with_name("soak_probe")), run_name="soak_probe")
 
@@ -82,10 +85,23 @@ def test_fixed_batches_are_refused(capsys):
 
 
 def test_errors_with_a_kernel_in_their_stack_are_ours():
-    read, jump = PROGRAM["stacks"](LOG)
-    assert read[:2] == ["Invalid read of size 4", "???"]
-    assert jump == [
+    read, jump = PROGRAM["find_errors"](LOG)
+    assert (read.title, read.functions[0]) == ("Invalid read of size 4", "???")
+    assert read.addresses[0] == 0x4C2A1B0
+    assert jump == (
         "Conditional jump or move depends on uninitialised value(s)",
-        "??? (in /site/onnxruntime.so)",
-    ]
-    assert [PROGRAM["OURS"] in error[1:] for error in (read, jump)] == [True, False]
+        (0x9C2A1B0,),
+        ("??? (in /site/onnxruntime.so)",),
+    )
+    page, other = [0x4C2A000, 0x4C2B000], [0x4C2A000, 0x4C2A1B0]
+    assert [PROGRAM["is_in"]([page, other], error) for error in (read, jump)] == [True, False]
+    assert not PROGRAM["is_in"]([other], read)  # code of no file, and none of ours
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="kernels run as Python")
+def test_the_code_of_every_kernel_is_known():
+    entry = tap_moments.overloads[tap_moments.signatures[0]]
+    address = entry.library.get_pointer_to_function(entry.fndesc.llvm_func_name)
+    code = soak.kernel_code()
+    assert any(start <= address < end for start, end in code)
+    assert not any(start <= id(address) < end for start, end in code)

@@ -1,8 +1,13 @@
-"""What tools/soak_probe starts, with runtime, number of frames, seed; an error when anything is wrong."""
+"""What tools/soak_probe starts, with runtime, number of frames, seed; an error when anything is wrong.
+
+With a file as well, TensorFlow Lite runs its reference kernels, and the file says where our kernels' machine
+code was. Memcheck takes integers that XNNPACK computes for uninitialised: it says so of LiteRT alone.
+"""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 from collections import Counter
@@ -15,7 +20,8 @@ import models
 import numpy as np
 import onnxruntime
 import tflite_models
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from numba.core.dispatcher import Dispatcher
 
 from edge_monitor.errors import ModelError
 from edge_monitor.observer import Observer
@@ -29,6 +35,7 @@ RATES = {"open": 2, "close": 2, "batch": 3, "allocate": 3, "threads": 1, "serve"
 GROWTH_MIB = 8.0
 """Resident memory that may come on top of its peak in the first half: caches of allocators."""
 HOW = {"sess_options": quiet_options(), "providers": ["CPUExecutionProvider"]}
+LITERT: dict[str, Any] = {"num_threads": 1}
 
 Answer = list[np.ndarray]
 
@@ -80,12 +87,12 @@ class Onnx(Kind):
 
 class Litert(Kind):
     def open_plain(self) -> Interpreter:
-        interpreter = Interpreter(model_content=self.data, num_threads=1)
+        interpreter = Interpreter(model_content=self.data, **LITERT)
         interpreter.allocate_tensors()
         return interpreter
 
     def open(self, on_row: Callable[[StatRow], object]) -> Observer:
-        probe = Probe.litert(self.data, on_row=on_row, on_event=refuse, num_threads=1)
+        probe = Probe.litert(self.data, on_row=on_row, on_event=refuse, **LITERT)
         probe.allocate_tensors()
         return probe
 
@@ -255,13 +262,28 @@ def check_fixed_batch() -> None:
         raise AssertionError("a model of batch 2 was not refused")
 
 
+def kernel_code() -> list[tuple[int, int]]:
+    """Mappings in which machine code of kernels lies: first address of each, and first one behind it."""
+    entries = [
+        overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+        for thing in gc.get_objects()
+        if isinstance(thing, Dispatcher)
+        for overload in thing.overloads.values()
+    ]
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ends = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+    return [(start, end) for start, end in ends if any(start <= entry < end for entry in entries)]
+
+
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def main(runtime: str, frames: str, seed: str) -> None:
+def main(runtime: str, frames: str, seed: str, code_file: str = "") -> None:
     np.seterr(all="ignore")
+    if code_file:
+        LITERT["experimental_op_resolver_type"] = OpResolverType.BUILTIN_REF
     if runtime == "onnx":
         check_fixed_batch()
     soak = Soak(runtime, int(seed))
@@ -270,6 +292,8 @@ def main(runtime: str, frames: str, seed: str) -> None:
     early, late = max(memory[:half]), max(memory[half:])
     print(f"{soak.served} frames; {', '.join(f'{n} {name}' for name, n in sorted(soak.done.items()))}")
     print(f"resident: at most {early:.1f} MiB in the first half, {late:.1f} in the second")
+    if code_file:
+        Path(code_file).write_text(json.dumps(kernel_code()))
     if late > early + GROWTH_MIB:
         sys.exit("memory grows")
 

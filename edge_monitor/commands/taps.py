@@ -128,15 +128,15 @@ def _print_certificate(found: Neutrality, name: str, kind: str) -> None:
 
     out.print(f"{name} on {found.runtime}, {found.provider}; {found.frames} {kind}", soft_wrap=True)
     table = Table()
-    for title in ("", "stored as", "largest difference", "tolerated", "signature, mean |a|", "verdict"):
-        words = title in {"", "stored as", "verdict"}
-        table.add_column(title, justify="left" if words else "right", overflow="fold")
+    numbers = ("largest difference", "tolerated", "signature, mean |a|")
+    for title in ("", "stored as", "read", *numbers, "verdict"):
+        table.add_column(title, justify="right" if title in numbers else "left", overflow="fold")
     difference = "–" if found.max_difference is None else f"{found.max_difference:.3g}"
-    table.add_row("answers", "", difference, f"{found.tolerance:.2g}", "", found.verdict)
+    table.add_row("answers", "", "", difference, f"{found.tolerance:.2g}", "", found.verdict)
     for tap in found.taps:
         difference = "–" if tap.max_difference is None else f"{tap.max_difference:.3g}"
         tolerated, signature = f"{tap.tolerance:.2g}", f"{tap.signature:.6g}"
-        table.add_row(tap.name, tap.dtype, difference, tolerated, signature, tap.verdict)
+        table.add_row(tap.name, tap.dtype, tap.reading, difference, tolerated, signature, tap.verdict)
     out.print(table)
     for problem in found.problems:
         out.print(f"REFUSED: {problem}", soft_wrap=True)

@@ -130,7 +130,7 @@ def observe(
     golden_frames, answers, signals = (np.stack(column) for column in zip(*golden, strict=True))
     taps = probe.taps
     neutrality = certify_neutrality(
-        model, taps=[tap.name for tap in taps[1:]], choose_frames=lambda _: golden_frames
+        data, taps=[tap.name for tap in taps[1:]], choose_frames=lambda _: golden_frames
     )
     if len(neutrality.taps) < len(taps) - 1:
         raise ModelError(model, f"cannot be certified: {'; '.join(neutrality.problems)}")

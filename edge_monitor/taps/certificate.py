@@ -109,7 +109,11 @@ def self_test(
 
 
 def compare_tap(
-    name: str, values: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], signature: float
+    name: str,
+    values: Sequence[NDArray[Any]],
+    expected: Sequence[NDArray[Any]],
+    signature: float,
+    reading: str,
 ) -> TapNeutrality:
     """Compare a tap's tensor, frame by frame, with that of the model that ends there.
 
@@ -125,6 +129,7 @@ def compare_tap(
         max_difference=max(_difference(a, b) for a, b in pairs),
         tolerance=rounding * max(_largest(b) for _, b in pairs),
         signature=signature,
+        reading=reading,
     )
 
 

@@ -119,6 +119,7 @@ class TappedInterpreter:
                     f"input {observed.name}", f"shape {sizes} is not fixed; export it with fixed sizes"
                 )
         self._observed, self._taps, self._outputs = observed, taps, graph.outputs
+        self.readings = tuple("channels last" if tap.layout else "copied" for tap in taps)
         # What has a scale of each channel has no layout: its values are written here, at every frame.
         self._values = [
             None if tap.layout else np.zeros(spec.shape, np.float32)

@@ -46,6 +46,13 @@ class Source(NamedTuple):
     dtype: np.dtype[Any]
     block: int = 1
 
+    @property
+    def reading(self) -> str:
+        """What `edge_monitor.observer.Observer.readings` says of it."""
+        if self.block == 1:
+            return "plain"
+        return "channels last" if self.block == self.shape[1] else "blocked"
+
 
 class Tapped(NamedTuple):
     """A session, where it leaves its taps, and its answers to the feeds; its other outputs come first."""

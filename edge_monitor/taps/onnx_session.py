@@ -96,6 +96,7 @@ class TappedSession:
         self._reducer = TapReducer(self.specs, tuple(layouts))
         self._reducer.place([memory.ctypes.data for memory in self._memory])
         self._binding = self.session.io_binding() if self.session.get_providers() == CPU else None
+        self.readings = tuple(source.reading if self._binding else "copied" for source in sources)
         if self._binding is None:
             return
         self._answers = short_answers(self.session, answers)

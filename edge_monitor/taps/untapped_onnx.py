@@ -20,6 +20,8 @@ class UntappedOnnx:
     ----------
     data : bytes
         The model.
+    label : str
+        What messages call it.
     options : mapping
         Keyword arguments of ``onnxruntime.InferenceSession``.
 
@@ -31,9 +33,9 @@ class UntappedOnnx:
 
     span = 0.0, 1.0
 
-    def __init__(self, data: bytes, options: Mapping[str, object]) -> None:
+    def __init__(self, data: bytes, label: str, options: Mapping[str, object]) -> None:
         self._data, self._options = data, options
-        self._quantised = find_quantised(read_graph(data))
+        self._quantised = find_quantised(read_graph(data, label))
 
     def open(self, tap: str | None = None) -> Any:  # noqa: ANN401  # onnxruntime has no types
         """Session of the model, or of the model that ends with a tap.

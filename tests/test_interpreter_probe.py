@@ -446,7 +446,7 @@ def test_memory_stays_while_another_thread_reads_it(how, runtime, recorder, monk
     moves = {
         "allocate": probe.allocate_tensors,
         "resize": lambda: probe.resize_tensor_input(0, (1, 8, 6, 3)),
-        "signature": lambda: probe.get_signature_runner("serve")(image=feed[0]),
+        "signature": lambda: probe.get_signature_runner("serve")(in0=feed[0]),
     }
     mover = threading.Thread(target=moves[how])
     reducer, moved = probe._tapped._reducer, []

@@ -287,13 +287,13 @@ def main(runtime: str, frames: str, seed: str, code_file: str = "") -> None:
     if runtime == "onnx":
         check_fixed_batch()
     soak = Soak(runtime, int(seed))
+    if code_file:  # before anything can fail: memcheck's errors say why it did
+        Path(code_file).write_text(json.dumps(kernel_code()))
     memory = soak.run(int(frames))
     half = len(memory) // 2
     early, late = max(memory[:half]), max(memory[half:])
     print(f"{soak.served} frames; {', '.join(f'{n} {name}' for name, n in sorted(soak.done.items()))}")
     print(f"resident: at most {early:.1f} MiB in the first half, {late:.1f} in the second")
-    if code_file:
-        Path(code_file).write_text(json.dumps(kernel_code()))
     if late > early + GROWTH_MIB:
         sys.exit("memory grows")
 

@@ -82,3 +82,19 @@ def test_a_change_of_any_kernel_compiles_all_anew(tmp_path, monkeypatch):
     n_files = len(list((tmp_path / "cache").rglob("*.nbi")))
     assert answer() == 22.0
     assert len(list((tmp_path / "cache").rglob("*.nbi"))) == n_files  # from the cache this time
+
+
+def test_bitcode_of_a_kernel_from_the_cache_is_parsed_when_it_is_called_for(tmp_path, monkeypatch):
+    """Parsed all the time, it would be most of the memory that kernels take."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    kernel("float64(float64)")(twice)
+    cached = kernel("float64(float64)")(twice)
+    assert sum(cached.stats.cache_hits.values()) == 1
+    assert [overload.library._shared_module for overload in cached.overloads.values()] == [None]
+
+    def caller(x):
+        return cached(x) + 1.0
+
+    assert numba.njit("float64(float64)")(caller)(1.5) == 4.0
+    assert numba.njit("float64(float64)")(lambda x: cached(x) + 2.0)(1.5) == 5.0  # and once more
+    assert cached(1.5) == 3.0

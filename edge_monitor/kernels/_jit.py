@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
+from llvmlite import binding
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,9 +42,13 @@ def kernel(signature: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             name = function.__qualname__
             function.__qualname__ = f"{name}-{_VERSION}"
             try:
-                return cast("Callable[P, R]", jit(function))
+                dispatcher = jit(function)
             finally:
                 function.__qualname__ = name
+            if dispatcher.stats.cache_hits:
+                for overload in dispatcher.overloads.values():
+                    pack_bitcode(overload.library)  # type: ignore[attr-defined]
+            return cast("Callable[P, R]", dispatcher)
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             # NumPy's scalars warn where machine code is silent: wrapping integers, Inf - Inf.
@@ -56,3 +61,16 @@ def kernel(signature: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             return compiled(cache=False)
 
     return compile_now
+
+
+def pack_bitcode(library: Any) -> None:  # noqa: ANN401 - Numba's `CPUCodeLibrary`
+    """Keep the bitcode of a kernel from the cache as it is in the file.
+
+    Numba parses it, for callers that are yet to be compiled, and so takes ten times its size: 20 MiB for all
+    kernels. When there is such a caller it is parsed again. A Numba that does this otherwise is left alone.
+    """
+    parsed = getattr(library, "_shared_module", None)
+    if parsed is not None:
+        bitcode = parsed.as_bitcode()
+        library._shared_module = None  # noqa: SLF001
+        library._get_module_for_linking = lambda: binding.parse_bitcode(bitcode)  # noqa: SLF001

@@ -431,11 +431,13 @@ def test_check_prints_a_map_and_a_good_config(home, tmp_path):
     assert "vector code" not in result.stderr
 
 
-def test_check_says_when_taps_are_read_slowly(home, tmp_path, monkeypatch):
+def test_check_says_what_is_slow_without_vector_code(home, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     result = edge_monitor("check", config(home, tmp_path))
     assert result.returncode == 0, result.stderr
     assert "no vector code could be built here" in result.stderr
+    for slow in ("taps", "fault head", "bands"):
+        assert slow in result.stderr
 
 
 def test_check_for_machines(home, tmp_path):

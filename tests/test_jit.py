@@ -6,11 +6,16 @@ import shutil
 import sys
 
 import numba
+import numpy as np
 import pytest
 from numba.core import caching
+from numba.extending import intrinsic
+from numpy.testing import assert_array_equal
 
-from edge_monitor.kernels import _jit
-from edge_monitor.kernels._jit import kernel
+from edge_monitor.kernels import _jit, cache, product, strips
+from edge_monitor.kernels._jit import PLAIN, kernel, vector_kernel
+from edge_monitor.kernels.lanes import FULL
+from edge_monitor.kernels.memory import INT8
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="kernels run as Python")
 
@@ -98,3 +103,54 @@ def test_bitcode_of_a_kernel_from_the_cache_is_parsed_when_it_is_called_for(tmp_
     assert numba.njit("float64(float64)")(caller)(1.5) == 4.0
     assert numba.njit("float64(float64)")(lambda x: cached(x) + 2.0)(1.5) == 5.0  # and once more
     assert cached(1.5) == 3.0
+
+
+def integers_summed(run_strips):
+    """Integers: floats are summed in another order, see test_vector.py::test_any_program."""
+    elements = np.random.default_rng(0).integers(-128, 128, 600).astype(np.int8)
+    program = np.array([5, 2, 200, 3, 24, 12, 6, 6, 0, 1, 2, 0, 0, 6, 1, 2, 4])
+    voxels, channels = np.zeros((2, 3)), np.zeros(6)
+    address = elements.ctypes.data
+    run_strips(INT8, address, address + elements.nbytes - 16, 7, FULL, 0, 1, program, voxels, channels)
+    return np.append(voxels, channels)
+
+
+def columns_summed(multiply):
+    rng = np.random.default_rng(0)
+    vector, matrix = (rng.normal(size=n).astype(np.float32) for n in (37, 38 * 45))
+    out = np.zeros(45, np.float32)
+    multiply(vector, matrix, True, out)
+    return out
+
+
+def array_fetched(fetch_row):
+    array = np.arange(40.0)
+    fetch_row(array, 3, 30)
+    return array
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "code", "plain", "numbers"),
+    [
+        (strips, "run_strips", "run_vector_code", "run_elements", integers_summed),
+        (product, "product", "add_lanes", "in_columns", columns_summed),
+        (cache, "fetch_row", "fetch", "fetch_nothing", array_fetched),
+    ],
+)
+def test_plain_code_where_vector_code_cannot_be_built(
+    tmp_path, monkeypatch, module, name, code, plain, numbers
+):
+    def refuse(*_):
+        raise NotImplementedError("no such vectors")
+
+    built = getattr(module, name)
+    assert built not in PLAIN
+    monkeypatch.setattr(_jit, "PLAIN", set())
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(module, code, intrinsic(refuse))
+    (signature,) = built.nopython_signatures
+    instead = vector_kernel(signature, plain=getattr(module, plain))(built.py_func)
+    assert instead.py_func is getattr(module, plain)
+    assert {instead} == _jit.PLAIN
+    assert_array_equal(numbers(instead), numbers(built))
+    assert numbers(built).any()

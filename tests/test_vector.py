@@ -21,7 +21,7 @@ EXAMPLES = 10 if INTERPRETED else 200
 DTYPES = {FLOAT32: np.float32, FLOAT16: np.float16, INT8: np.int8, UINT8: np.uint8}
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="there is no vector code without a compiler")
-plain = kernel(strips.RUN)(strips.run_elements)
+plain = kernel("void(" + 7 * "int64, " + "int64[::1], float64[:, ::1], float64[::1])")(strips.run_elements)
 
 
 @st.composite
@@ -107,22 +107,6 @@ def test_any_program(data, kind, variant, seed):
         assert (np.abs(channels - want_channels) <= bound * want_channels).all()
         scale = np.maximum(want_voxels, want_voxels[:, :1])
         assert (np.abs(voxels - want_voxels) <= bound * scale).all()
-
-
-def test_the_vector_code_is_what_runs():
-    name = strips.run_strips.__name__
-    assert name == ("run_elements" if INTERPRETED else "run_vectors")
-    assert strips.VECTORS is not bool(INTERPRETED)
-
-
-@compiled
-def test_plain_code_where_vector_code_cannot_be_built(monkeypatch, tmp_path):
-    def refuse(_, scalars, program, voxels, channels):
-        raise NotImplementedError("no such vectors")
-
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(strips, "run_vector_code", numba.extending.intrinsic(refuse))
-    assert strips.compile_run().__name__ == "run_elements"
 
 
 @compiled

@@ -22,6 +22,7 @@ import onnxruntime
 import tflite_models
 
 from edge_monitor.kernels import strips
+from edge_monitor.kernels._jit import PLAIN
 from edge_monitor.kernels.tap_moments import tap_moments
 from edge_monitor.offline.replay import Replay
 from edge_monitor.probe import Probe
@@ -55,7 +56,7 @@ def main(recording: str, file: str) -> None:
     print(f"{platform.machine()}, Python {platform.python_version()}", end="")
     for package in ("numpy", "numba", "onnxruntime", "ai-edge-litert"):
         print(f", {package} {version(package)}", end="")
-    print(f"\n  kernels: {strips.run_strips.__name__}")
+    print(f"\n  kernels: {'plain' if strips.run_strips in PLAIN else 'vector'} code")
     print(f"  onnxruntime: {'blocked (NCHWc)' if uses_blocked_layout() else 'plain (NCHW)'} convolutions")
 
 

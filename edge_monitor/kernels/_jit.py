@@ -63,6 +63,30 @@ def kernel(signature: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return compile_now
 
 
+PLAIN: set[Callable[..., Any]] = set()
+"""Kernels that were to be vector code, but had to be compiled from plain code."""
+
+
+def vector_kernel(signature: str, plain: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Compile vector code; ``plain`` in its place where there is no compiler, or it refuses.
+
+    test_jit.py::test_plain_code_where_vector_code_cannot_be_built
+    """
+
+    def compile_now(function: Callable[P, R]) -> Callable[P, R]:
+        if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+            try:
+                return kernel(signature)(function)
+            except Exception:  # noqa: BLE001, S110
+                # Whatever this Numba or LLVM cannot do, plain code can.
+                pass
+        compiled = kernel(signature)(plain)
+        PLAIN.add(compiled)
+        return compiled
+
+    return compile_now
+
+
 def pack_bitcode(library: Any) -> None:  # noqa: ANN401 - Numba's `CPUCodeLibrary`
     """Keep the bitcode of a kernel from the cache as it is in the file.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from edge_monitor.kernels._jit import kernel
+from edge_monitor.kernels._jit import vector_kernel
 
 FloatArray = NDArray[np.float64]
 
@@ -38,15 +37,14 @@ def _fetch(_: Any, array: Any, index: Any) -> Any:  # noqa: ANN401
     return types.void(array, index), generate
 
 
-def _nothing(array: FloatArray, index: int) -> None:
-    """Stand in where nothing is compiled."""
+fetch = cast("Callable[[FloatArray, int], None]", intrinsic(_fetch))
 
 
-_compiled = cast("Callable[[FloatArray, int], None]", intrinsic(_fetch))
-fetch = _nothing if numba.config.DISABLE_JIT else _compiled  # type: ignore[attr-defined]
+def fetch_nothing(array: FloatArray, first: int, n: int) -> None:
+    """Stand in for ``fetch_row`` where there is no such hint."""
 
 
-@kernel("void(float64[::1], int64, int64)")
+@vector_kernel("void(float64[::1], int64, int64)", plain=fetch_nothing)
 def fetch_row(array: FloatArray, first: int, n: int) -> None:
     """Ask for the n numbers from ``first`` on; nothing is read or written."""
     for start in range(first, first + n, LINE):

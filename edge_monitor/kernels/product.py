@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import numba
 import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from edge_monitor.kernels._jit import kernel
+from edge_monitor.kernels._jit import kernel, vector_kernel
 from edge_monitor.kernels.lanes import FLOATS, I64, LANES, Value, constant, splat
 
 Float32Array = NDArray[np.float32]
@@ -81,20 +80,17 @@ def _vector_code(_: Value, vector: Value, matrix: Value, biased: Value, first: V
     return types.void(vector, matrix, biased, first, out), generate
 
 
-def _plain_code(
-    vector: Float32Array, matrix: Float32Array, biased: bool, first: int, out: Float32Array
-) -> None:
-    """Stand in where nothing is compiled."""
-    add_columns(vector, matrix, biased, first, first + LANES, out)
-
-
-_compiled = cast(
+add_lanes = cast(
     "Callable[[Float32Array, Float32Array, bool, int, Float32Array], None]", intrinsic(_vector_code)
 )
-add_lanes = _plain_code if numba.config.DISABLE_JIT else _compiled  # type: ignore[attr-defined]
 
 
-@kernel("void(float32[::1], float32[::1], boolean, float32[::1])")
+def in_columns(vector: Float32Array, matrix: Float32Array, biased: bool, out: Float32Array) -> None:
+    """Plain code of ``product``: column by column, with the same result to the last bit."""
+    add_columns(vector, matrix, biased, 0, out.size, out)
+
+
+@vector_kernel("void(float32[::1], float32[::1], boolean, float32[::1])", plain=in_columns)
 def product(vector: Float32Array, matrix: Float32Array, biased: bool, out: Float32Array) -> None:
     """Give ``vector`` (m,) times the first m rows of ``matrix``; ``biased``: its row m is added.
 

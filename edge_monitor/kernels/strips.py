@@ -14,13 +14,10 @@ float64. Integers are summed exactly. Plain code sums everything in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.kernels._jit import kernel
+from edge_monitor.kernels._jit import vector_kernel
 from edge_monitor.kernels.memory import element, item_size
 from edge_monitor.kernels.vector import (
     CHANNEL,
@@ -82,7 +79,8 @@ def run_elements(
         cursor = fold_stop
 
 
-def run_vectors(
+@vector_kernel("void(" + 7 * "int64, " + "int64[::1], float64[:, ::1], float64[::1])", plain=run_elements)
+def run_strips(
     kind: int,
     address: int,
     last: int,
@@ -94,28 +92,9 @@ def run_vectors(
     out_voxels: FloatArray,
     out_channels: FloatArray,
 ) -> None:
-    """Vector code of ``run_strips``."""
+    """Add the elements at an address to voxels and channels, as the program says from ``begin`` on.
+
+    ``last``: highest address from which whole vectors may be read.
+    """
     scalars = (kind, address, last, zero_point, variant, begin, n_strips)
     run_vector_code(scalars, program, out_voxels, out_channels)
-
-
-RUN = "void(" + 7 * "int64, " + "int64[::1], float64[:, ::1], float64[::1])"
-
-
-def compile_run() -> Callable[..., None]:
-    """Compile the vector code; plain code where there is no compiler, or it refuses.
-
-    test_vector.py::test_plain_code_where_vector_code_cannot_be_built
-    """
-    if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        try:
-            return kernel(RUN)(run_vectors)
-        except Exception:  # noqa: BLE001, S110
-            # Whatever this Numba or LLVM cannot do, plain code can.
-            pass
-    return kernel(RUN)(run_elements)
-
-
-run_strips = compile_run()
-VECTORS = run_strips.__name__ == run_vectors.__name__
-"""Whether vector code could be built; ``edge-monitor check`` says so when it could not."""

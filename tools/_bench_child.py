@@ -25,7 +25,9 @@ def main(mode: str, *arguments: str) -> None:
 
 
 def serve(map_path: str, n_rows: str) -> None:
-    # As the service imports it, with all its sinks.
+    # As the service imports it, with all its sinks; and as it runs a model, which is none of its own.
+    import onnxruntime  # noqa: F401, PLC0415
+
     from edge_monitor.service import Monitor, Watch  # noqa: PLC0415
 
     watch = Watch(Monitor.load(map_path), ())

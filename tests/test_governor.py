@@ -1,12 +1,21 @@
 """The governor: what it reads less of, in which order, and when it goes back."""
 
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge_monitor
+from edge_monitor.config import FrameSettings
+from edge_monitor.map_file import load_region_map
+from edge_monitor.offline.injection import Injection, Injector, Range
+from edge_monitor.offline.scene import BEFORE, Scene
+from edge_monitor.pipeline import Monitor
+from edge_monitor.sources.frames import FrameSource
 from edge_monitor.taps.governor import (
     BUDGET,
     CALM,
@@ -16,8 +25,10 @@ from edge_monitor.taps.governor import (
     RELAX,
     WINDOW,
     Governor,
+    Step,
     ladder,
 )
+from edge_monitor.types import CHANNELS, FlagStatus, StatRow
 
 PERIOD_NS = 1e9 / 30
 BUDGET_NS = BUDGET * PERIOD_NS
@@ -141,3 +152,100 @@ def test_calm_at_the_top_is_no_step_back_and_makes_patient_again():
     spend(governor, low, 3 * CALM)
     spend(governor, high)
     assert spend(governor, low, CALM)[-1] == (7, 1)
+
+
+# -- what it costs: when the monitor of the demo model speaks ------------------------------------------
+
+DATA = Path(edge_monitor.__file__).parent / "data"
+RATE_HZ = 30
+MINUTE, ONSET = 60 * RATE_HZ, 30 * RATE_HZ
+SCANNED = ("residual", "shift", "faults")
+"""Evidence that waits for scans; the rest is there at once, or waits for signals and picture."""
+
+
+@pytest.fixture(scope="module")
+def region_map():
+    return load_region_map(DATA / "demo_map.npz")
+
+
+@pytest.fixture(scope="module")
+def minute(region_map):
+    """One minute of a road that the map has not seen."""
+    settings = FrameSettings(frames="demo:1450", limit=BEFORE + MINUTE)
+    frames = list(FrameSource(settings, region_map.taps[0].shape))
+    n_taps = len(region_map.taps)
+    t_ns = frames[BEFORE - 1].t_capture_ns
+    start = StatRow(0, t_ns, 0, np.zeros(n_taps), np.zeros(n_taps, np.int64), 0, t_capture_ns=t_ns)
+    pictures = np.stack([frame.array[0] for frame in frames])
+    return Scene(frames=pictures, again=None, rows=[start], contexts=[frame.context for frame in frames])
+
+
+@pytest.fixture(scope="module")
+def injector(region_map, minute):
+    model = (DATA / "demo_model.onnx").read_bytes()
+    return Injector(model, region_map.taps, Range.of(minute.frames), RATE_HZ)
+
+
+@pytest.fixture(scope="module")
+def clean(injector, minute):
+    return injector.rows(minute, [])
+
+
+def thinned(rows, taps, step):
+    """Rows as the probe gives them while the governor stays at one step; what is not read is NaN."""
+    governor = Governor(len(taps), PERIOD_NS)
+    while governor.step != step:
+        spend(governor, 2 * BUDGET_NS)
+    for row in rows:
+        scan = governor.scan()
+        spatial = None
+        if scan.any():
+            voxels, channels = row.spatial.voxels.copy(), row.spatial.channels.copy()
+            voxels[~np.repeat(scan, [tap.n_voxels for tap in taps])] = np.nan
+            channels[~np.repeat(scan, [tap.n_channels for tap in taps])] = np.nan
+            spatial = msgspec.structs.replace(row.spatial, taps=scan, voxels=voxels, channels=channels)
+        yield msgspec.structs.replace(row, spatial=spatial)
+
+
+def test_the_demo_model_has_these_steps(region_map):
+    assert ladder(len(region_map.taps)) == ((3, 1), (2, 1), (2, 2), (2, 4), (2, 8))
+
+
+@pytest.mark.parametrize(
+    ("step", "spoken_after"),
+    [
+        (Step(3, 1), (7, 89, 89)),
+        (Step(2, 1), (14, 89, 89)),
+        (Step(2, 2), (28, 178, 178)),
+        (Step(2, 4), (56, 356, 356)),
+        (Step(2, 8), (112, 712, 712)),  # 24 s, as SAFETY.md says
+    ],
+)
+def test_when_evidence_speaks_and_that_clean_driving_raises_nothing(region_map, clean, step, spoken_after):
+    monitor = Monitor(region_map)
+    first = {}
+    for i, row in enumerate(thinned(clean, region_map.taps, step)):
+        report = monitor.step(row)
+        assert all(flag.status is FlagStatus.INACTIVE for flag in report.flags), (i, report.reasons)
+        for channel, ratio in zip(CHANNELS, report.evidence.ratio, strict=True):
+            if np.isfinite(ratio):
+                first.setdefault(channel, i)
+    assert tuple(first.pop(channel) for channel in SCANNED) == spoken_after
+    at_once = {"input", "spatial", "output", "tracts"}
+    assert first == dict.fromkeys(at_once, 0) | {"jump": 2, "stall": 27, "temporal": 31, "line": 63}
+
+
+@pytest.mark.parametrize(("step", "within_s"), [(Step(3, 1), 0.5), (Step(2, 8), 3.0)])
+def test_dirt_on_the_lens_is_raised_at_the_first_step_and_the_last(
+    region_map, injector, minute, step, within_s
+):
+    length = ONSET + round(within_s * RATE_HZ)
+    scene = msgspec.structs.replace(minute, frames=minute.frames[: BEFORE + length])
+    dirt = Injection("lens blob", (0.0,) * ONSET + (2.0,) * (length - ONSET), seed=0)
+    monitor = Monitor(region_map)
+    confirmed = []
+    for i, row in enumerate(thinned(injector.rows(scene, [dirt]), region_map.taps, step)):
+        report = monitor.step(row)
+        confirmed += [(t.code, i >= ONSET) for t in report.transitions if t.after == "confirmed"]
+    assert ("INPUT_SHIFTED", True) in confirmed
+    assert all(late for _, late in confirmed)

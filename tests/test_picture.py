@@ -21,7 +21,9 @@ class Pictures:
         _, height, width = shape
         self.grid = grid
         self.light = np.zeros((3, height, width), np.float32)
-        self.thumbs = np.zeros((kernel.LAG + 1, min(kernel.THUMB, height) * min(kernel.THUMB, width)))
+        rows, columns = min(kernel.THUMB, height), min(kernel.THUMB, width)
+        self.edges = np.arange(columns + 1) * width // columns
+        self.thumbs = np.zeros((kernel.LAG + 1, rows * columns))
         self.profiles = np.zeros((2, height + width))
         self.count = np.zeros(1, np.int64)
         self.lanes = np.zeros((N, width), np.float32)
@@ -30,7 +32,7 @@ class Pictures:
     def __call__(self, pixels):
         out = np.full(self.grid[0] * self.grid[1] * N + len(WHOLE_PICTURE), -7.0)
         state = (self.light, self.thumbs, self.profiles, self.count, self.lanes, self.work)
-        kernel.statistics(np.ascontiguousarray(pixels, np.float32), *self.grid, *state, out)
+        kernel.statistics(np.ascontiguousarray(pixels, np.float32), *self.grid, self.edges, *state, out)
         return out
 
 

@@ -52,20 +52,28 @@ def brightness(pixels: Float32Array, out_light: Float32Array) -> None:
             row[j] *= share
 
 
-@kernel("void(float32[:, ::1], int64, float64[::1])")
-def thumbnail(light: Float32Array, thumb: int, out: FloatArray) -> None:
-    """Block means of ``light`` (H, W), edges ``floor(k n / g)``; ``out`` (rows x columns,)."""
+@kernel("void(float32[:, ::1], int64[::1], float64[::1])")
+def thumbnail(light: Float32Array, edges: IntArray, out: FloatArray) -> None:
+    """Block means of ``light`` (H, W), ``out`` (rows x columns,).
+
+    ``edges`` (columns + 1,): columns ``floor(k W / columns)``; those of rows alike.
+    """
     height, width = light.shape
-    rows, columns = min(thumb, height), min(thumb, width)
+    columns = edges.size - 1
+    rows = out.size // columns
+    bottom = 0
     for r in range(rows):
-        top, bottom = r * height // rows, (r + 1) * height // rows
+        top, bottom = bottom, (r + 1) * height // rows
+        means = out[r * columns : (r + 1) * columns]
+        means[:] = 0.0
+        for i in range(top, bottom):
+            line = light[i]
+            for k in range(-(-width // columns)):
+                for c in range(columns):  # over neighbours, so that no addition waits for the one before
+                    if edges[c] + k < edges[c + 1]:
+                        means[c] += line[edges[c] + k]
         for c in range(columns):
-            left, right = c * width // columns, (c + 1) * width // columns
-            total = 0.0
-            for i in range(top, bottom):
-                for j in range(left, right):
-                    total += light[i, j]
-            out[r * columns + c] = total / ((bottom - top) * (right - left))
+            means[c] /= (bottom - top) * (edges[c + 1] - edges[c])
 
 
 @kernel("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], int64, int64, float32[:, ::1])")
@@ -255,13 +263,14 @@ def dead_rows(light: Float32Array) -> int:
 
 
 @kernel(
-    "void(float32[:, :, ::1], int64, int64, float32[:, :, ::1], float64[:, ::1], float64[:, ::1], "
-    "int64[::1], float32[:, ::1], float64[:, ::1], float64[::1])"
+    "void(float32[:, :, ::1], int64, int64, int64[::1], float32[:, :, ::1], float64[:, ::1], "
+    "float64[:, ::1], int64[::1], float32[:, ::1], float64[:, ::1], float64[::1])"
 )
 def statistics(
     pixels: Float32Array,
     rows: int,
     columns: int,
+    edges: IntArray,
     state_light: Float32Array,
     state_thumbs: FloatArray,
     state_profiles: FloatArray,
@@ -277,6 +286,8 @@ def statistics(
     pixels : (C, H, W) float32
     rows, columns : int
         Regions.
+    edges : (columns of the thumbnail + 1,) int64
+        See `thumbnail`.
     state_light : (3, H, W) float32
         Brightness of the last pictures, a ring.
     state_thumbs : (LAG + 1, at most THUMB^2) float64
@@ -307,7 +318,7 @@ def statistics(
         add_changes(light, before, earlier, top, bottom, state_lanes)
         add_slopes(light, top, bottom, state_lanes)
         divide(state_lanes, columns, bottom - top, count, out[r * size : (r + 1) * size])
-    thumbnail(light, THUMB, state_thumbs[count % (LAG + 1)])
+    thumbnail(light, edges, state_thumbs[count % (LAG + 1)])
     out[out.size - 4] = dead_rows(light)
     out[out.size - 3] = motion(state_thumbs, count, 1)
     out[out.size - 2] = motion(state_thumbs, count, LAG)

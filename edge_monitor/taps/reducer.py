@@ -79,17 +79,28 @@ class TapReducer:
         self._words = memory.view(np.uint64)
         self.input = memory.view(np.float32)[: spec.size].reshape(spec.shape)
         self._table.place(0, self.input.ctypes.data)
+        self._points = (..., slice(None, None, spec.step[0]), slice(None, None, spec.step[1]))
+        self._shapes = spec.shape, (1, *spec.shape)
         self._placed = len(taps) == 1
         self._n_voxels, self._n_channels = sum(t.n_voxels for t in taps), sum(t.n_channels for t in taps)
         self._scan = np.ones(len(taps), np.bool_)
         self._scanned, self._whole = len(taps), True
         height, width = spec.shape[1:]
-        self._light = np.zeros((3, height, width), np.float32)
-        self._thumbs = np.zeros((picture.LAG + 1, min(picture.THUMB, height) * min(picture.THUMB, width)))
-        self._profiles = np.zeros((2, height + width))
+        rows, columns = min(picture.THUMB, height), min(picture.THUMB, width)
         self._pictures = np.zeros(1, np.int64)
-        self._columns = np.zeros((picture.N_STATISTICS, width), np.float32)
-        self._work = np.zeros((2, max(height, width) // 4 + 1))
+        # In the order in which `kernels.picture.statistics` takes them.
+        self._picture = (
+            self.input,
+            *spec.picture,
+            np.arange(columns + 1) * width // columns,
+            np.zeros((3, height, width), np.float32),
+            np.zeros((picture.LAG + 1, rows * columns)),
+            np.zeros((2, height + width)),
+            self._pictures,
+            np.zeros((picture.N_STATISTICS, width), np.float32),
+            np.zeros((2, max(height, width) // 4 + 1)),
+        )
+        self._n_picture = spec.n_picture
 
     def place(self, addresses: Sequence[int]) -> None:
         """Say where the tensors of the taps behind the input are; the caller keeps that memory."""
@@ -111,24 +122,19 @@ class TapReducer:
             Another shape, or a dtype that holds no real numbers.
         """
         spec = self._spec
-        sampled = frame[0] if frame.ndim in (2, 4) and frame.shape[0] == 1 else frame
-        if sampled.ndim == 1:
-            sampled = sampled[:, None, None]
-        if sampled.ndim == 3:
-            sampled = sampled[:, :: spec.step[0], :: spec.step[1]]
-        if sampled.shape != spec.shape:
+        sampled = frame[self._points] if frame.ndim > 2 else frame[..., None, None]
+        if sampled.shape not in self._shapes:
             raise InputError(
                 spec.name,
                 f"frame of shape {frame.shape}, expected {spec.shape} after a stride of {spec.step}",
             )
-        try:
-            if frame.dtype.itemsize <= 4:  # asking NumPy for errstate costs more than the copy
-                np.copyto(self.input, sampled, casting="same_kind")
-            else:
-                with np.errstate(over="ignore"):  # beyond float32 is inf, and is counted as such
-                    np.copyto(self.input, sampled, casting="same_kind")
-        except TypeError as error:
-            raise InputError(spec.name, f"frame of dtype {frame.dtype}, expected real numbers") from error
+        if frame.dtype.kind not in "fiub":
+            raise InputError(spec.name, f"frame of dtype {frame.dtype}, expected real numbers")
+        if frame.dtype.itemsize <= 4:  # asking NumPy for errstate costs more than the copy
+            self.input[...] = sampled
+        else:
+            with np.errstate(over="ignore"):  # beyond float32 is inf, and is counted as such
+                self.input[...] = sampled
 
     def restart(self) -> None:
         """Forget the pictures so far: the next one has none before it."""
@@ -163,18 +169,8 @@ class TapReducer:
         spatial = None
         if self._scanned:
             spatial = SpatialBlock(frames=1, taps=self._scan, voxels=voxels, channels=channels)
-        statistics = np.empty(self._spec.n_picture)
-        picture.statistics(
-            self.input,
-            *self._spec.picture,
-            self._light,
-            self._thumbs,
-            self._profiles,
-            self._pictures,
-            self._columns,
-            self._work,
-            statistics,
-        )
+        statistics = np.empty(self._n_picture)
+        picture.statistics(*self._picture, statistics)
         return Reduction(signals, nonfinite, spatial, int(fingerprint(self._words)), statistics)
 
 

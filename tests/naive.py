@@ -154,6 +154,21 @@ def output_summary(values):
     return winner, values[winner], -(positive * np.log(positive)).sum(), 0
 
 
+# kernels/quantised.py
+
+
+def dequantised(integers, zero_point, scale):
+    """What integers stand for."""
+    return np.array([scale * (q - zero_point) for q in integers])
+
+
+def softmax_values(integers, zero_point, scale):
+    """The same, over their sum where that is as near to 1 as rounding of each leaves it."""
+    values = dequantised(integers, zero_point, scale)
+    total = values.sum()
+    return values / total if total > 0 and abs(total - 1) <= scale * len(integers) else values
+
+
 # kernels/surprise.py
 
 

@@ -165,7 +165,7 @@ class TappedInterpreter:
         if planar is None:
             return False
         self._reducer.load_input(planar)
-        self._observed.read(self._reducer.input, self._reducer.input)
+        self._observed.decode(self._reducer.input)
         return True
 
     def choose(self, scan: BoolArray) -> None:

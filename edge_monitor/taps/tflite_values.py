@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError
+from edge_monitor.kernels.quantised import dequantise, read_softmax
 from edge_monitor.taps.tap_table import Layout
 from edge_monitor.taps.tflite_file import Graph, Tensor
 from edge_monitor.taps.tflite_taps import DTYPES, Candidate
@@ -65,11 +66,16 @@ class StoredTensor:
 
     def read(self, planar: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Write the values of stored numbers (C, H, W) to ``out``; what is not finite stays so."""
-        if self._integer:
-            np.subtract(planar, self._zero, out=out)
-            np.multiply(out, self._scale, out=out)
-        else:
-            np.copyto(out, planar)
+        np.copyto(out, planar)
+        self.decode(out)
+
+    def decode(self, values: NDArray[np.float32]) -> None:
+        """Replace stored numbers, as contiguous floats (C, H, W), by their values."""
+        if self.layout is None:
+            np.subtract(values, self._zero, out=values)
+            np.multiply(values, self._scale, out=values)
+        elif self._integer:
+            dequantise(self.layout.zero_point, self.layout.scale, values.reshape(-1))
 
     def encode(self, frame: NDArray[np.float32]) -> NDArray[Any]:
         """Numbers to store for a frame of `shape`, with a batch axis; integers are rounded and clipped.
@@ -125,9 +131,8 @@ def read_answer(tensor: Tensor, stored: NDArray[Any]) -> NDArray[Any]:
     """
     if tensor.dtype not in ("int8", "uint8") or len(tensor.scales) != 1:
         return stored
-    scale = np.float32(tensor.scales[0])
-    values: NDArray[Any] = scale * (stored - np.float32(tensor.zero_points[0]))
-    if (tensor.scales[0], tensor.zero_points[0]) != SOFTMAX[tensor.dtype]:
-        return values
-    total = values.sum()
-    return values / total if total > 0 and abs(total - 1) <= scale * values.size else values
+    scale, zero_point = tensor.scales[0], tensor.zero_points[0]
+    values = stored.astype(np.float32, order="C")
+    read = read_softmax if (scale, zero_point) == SOFTMAX[tensor.dtype] else dequantise
+    read(zero_point, scale, values.reshape(-1))
+    return values

@@ -60,7 +60,7 @@ def main(recording: str, file: str) -> None:
     for package in ("numpy", "numba", "onnxruntime", "ai-edge-litert"):
         print(f", {package} {version(package)}", end="")
     print(f"\n  {QDQ}: {check_quantised(DATA / 'mlperf_tiny' / QDQ)}")
-    print(f"\n  kernels: {'plain' if strips.run_strips in PLAIN else 'vector'} code")
+    print(f"  kernels: {'plain' if strips.run_strips in PLAIN else 'vector'} code")
     print(f"  onnxruntime: {'blocked (NCHWc)' if uses_blocked_layout() else 'plain (NCHW)'} convolutions")
 
 

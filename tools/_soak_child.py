@@ -1,7 +1,7 @@
 """What tools/soak_probe starts, with runtime, number of frames, seed; an error when anything is wrong.
 
 With a file as well, TensorFlow Lite runs its reference kernels, and the file says where our kernels' machine
-code was. Memcheck takes integers that XNNPACK computes for uninitialised: it says so of LiteRT alone.
+code was. What XNNPACK computes with integers memcheck takes for uninitialised, without a probe as well.
 """
 
 from __future__ import annotations
@@ -11,111 +11,23 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import models
 import numpy as np
-import onnxruntime
-import tflite_models
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from _soak_models import HOW, KINDS, LITERT, N_FRAMES, Answer, Kind, same
+from ai_edge_litert.interpreter import OpResolverType
 from numba.core.dispatcher import Dispatcher
 
 from edge_monitor.errors import ModelError
-from edge_monitor.observer import Observer
 from edge_monitor.probe import Probe
-from edge_monitor.taps.onnx import quiet_options
-from edge_monitor.types import ProbeEvent, StatRow
+from edge_monitor.types import StatRow
 
-N_FRAMES = 8
 MOST_PROBES, MOST_THREADS, LONGEST = 6, 4, 400
 RATES = {"open": 2, "close": 2, "batch": 3, "allocate": 3, "threads": 1, "serve": 30}
 GROWTH_MIB = 8.0
 """Resident memory that may come on top of its peak in the first half: caches of allocators."""
-HOW = {"sess_options": quiet_options(), "providers": ["CPUExecutionProvider"]}
-LITERT: dict[str, Any] = {"num_threads": 1}
-
-Answer = list[np.ndarray]
-
-
-class Kind:
-    """A model, how it is run, and what is right for each of its frames."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.plain = self.open_plain()
-        self.frames = self.make_frames(np.random.default_rng(0))
-        self.answers = [self.run(self.plain, frame) for frame in self.frames]
-        rows: list[StatRow] = []
-        probe = self.open(rows.append)
-        for frame, answer in zip(self.frames, self.answers, strict=True):
-            same(self.run(probe, frame), answer)
-        self.signals = [row.signals for row in rows]
-
-    def open_plain(self) -> Any:  # noqa: ANN401 - neither runtime has types
-        raise NotImplementedError
-
-    def open(self, on_row: Callable[[StatRow], object]) -> Observer:
-        raise NotImplementedError
-
-    def make_frames(self, rng: np.random.Generator) -> list[np.ndarray]:
-        raise NotImplementedError
-
-    def run(self, model: Any, frame: np.ndarray) -> Answer:  # noqa: ANN401
-        raise NotImplementedError
-
-    def allocate(self, model: Any, batch: int) -> None:  # noqa: ANN401
-        """Let the runtime find new memory."""
-
-
-class Onnx(Kind):
-    def open_plain(self) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(self.data, **HOW)
-
-    def open(self, on_row: Callable[[StatRow], object]) -> Observer:
-        return Probe.onnx(self.data, on_row=on_row, on_event=refuse, **HOW)
-
-    def make_frames(self, rng: np.random.Generator) -> list[np.ndarray]:
-        shape = [n if isinstance(n, int) else 1 for n in self.plain.get_inputs()[0].shape]
-        return [rng.standard_normal(shape, np.float32) for _ in range(N_FRAMES)]
-
-    def run(self, model: Any, frame: np.ndarray) -> Answer:  # noqa: ANN401
-        return model.run(None, {"input": frame})
-
-
-class Litert(Kind):
-    def open_plain(self) -> Interpreter:
-        interpreter = Interpreter(model_content=self.data, **LITERT)
-        interpreter.allocate_tensors()
-        return interpreter
-
-    def open(self, on_row: Callable[[StatRow], object]) -> Observer:
-        probe = Probe.litert(self.data, on_row=on_row, on_event=refuse, **LITERT)
-        probe.allocate_tensors()
-        return probe
-
-    def make_frames(self, rng: np.random.Generator) -> list[np.ndarray]:
-        detail = self.plain.get_input_details()[0]
-        low, high = (-128, 128) if detail["dtype"] == np.int8 else (-2, 2)
-        return [rng.uniform(low, high, detail["shape"]).astype(detail["dtype"]) for _ in range(N_FRAMES)]
-
-    def run(self, model: Any, frame: np.ndarray) -> Answer:  # noqa: ANN401
-        model.set_tensor(model.get_input_details()[0]["index"], frame)
-        model.invoke()
-        return [model.get_tensor(detail["index"]) for detail in model.get_output_details()]
-
-    def allocate(self, model: Any, batch: int) -> None:  # noqa: ANN401
-        detail = model.get_input_details()[0]
-        model.resize_tensor_input(detail["index"], (batch, *detail["shape"][1:]))
-        model.allocate_tensors()
-
-
-KINDS: dict[str, Callable[[], list[Kind]]] = {
-    "onnx": lambda: [Onnx(models.cnn()), Onnx(models.residual_cnn()), Onnx(models.mobilenet())],
-    "litert": lambda: [Litert(tflite_models.residual_cnn(dtype=dtype)) for dtype in ("float32", "int8")],
-}
 
 
 class Watched:
@@ -241,15 +153,6 @@ class Soak:
             known = {signals.tobytes() for signals in chosen[0].kind.signals}
             assert all(row.signals.tobytes() in known for row in chosen[0].rows)
             chosen[0].settle()
-
-
-def same(answer: Answer, expected: Answer) -> None:
-    for one, other in zip(answer, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def refuse(event: ProbeEvent) -> None:
-    raise AssertionError(event)
 
 
 def check_fixed_batch() -> None:

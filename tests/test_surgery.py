@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from edge_monitor.errors import InputError, ModelError
-from edge_monitor.offline.model_graph import free_batch
+from edge_monitor.offline.model_graph import free_batch, reads
 from edge_monitor.offline.surgery import CutModel
 from edge_monitor.taps.onnx import quiet_options
 from edge_monitor.taps.onnx_graph import find_candidates, read_graph
@@ -158,3 +158,12 @@ def test_frames_of_another_shape_are_refused():
         cut.before(np.zeros((2, 3, 8, 8), np.float32))
     with pytest.raises(InputError, match=r"\(0, 3, 16, 16\)"):
         cut.before(np.zeros((0, 3, 16, 16), np.float32))
+
+
+def test_a_body_reads_outer_tensors_and_may_give_one_as_it_is():
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("made", "outer")]
+    then = helper.make_graph([helper.make_node("Neg", ["read"], ["made"])], "then", [], info[:1])
+    otherwise = helper.make_graph([], "else", [], info[1:])
+    node = helper.make_node("If", ["which", ""], ["chosen"], then_branch=then, else_branch=otherwise)
+    assert reads(node) >= {"which", "read", "outer"}
+    assert not reads(node) & {"", "chosen"}

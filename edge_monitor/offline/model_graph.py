@@ -34,9 +34,11 @@ def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
-    """Names a node reads, the bodies of If and Loop included."""
-    inner = (reads(child) for attribute in node.attribute for child in attribute.g.node)
-    return {name for name in node.input if name}.union(*inner)
+    """Names a node reads, the bodies of If and Loop included, which may give an outer tensor as it is."""
+    bodies = [attribute.g for attribute in node.attribute]
+    given = (value.name for body in bodies for value in body.output)
+    inner = (reads(child) for body in bodies for child in body.node)
+    return {name for name in node.input if name}.union(given, *inner)
 
 
 def submodel(

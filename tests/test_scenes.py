@@ -201,7 +201,7 @@ def test_exposure_follows_the_light_with_a_lag():
 
 def test_everything_happens_within_some_minutes():
     drive_until(Trip(2000), lambda trip: trip.place == 1)
-    drive_until(Trip(2000), lambda trip: trip.in_tunnel)
+    drive_until(Trip(2000), lambda trip: trip.tunnel[0] <= trip.travelled_m < trip.tunnel[1])
     drive_until(Trip(2000), lambda trip: trip.speed_mps == 0.0)
     drive_until(Trip(2000), lambda trip: trip.lead_close)
     drive_until(Trip(2000), lambda trip: trip.label % 3 == 0)

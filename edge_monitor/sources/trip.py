@@ -99,10 +99,6 @@ class Trip:
         other = self.vehicle
         return other is not None and other.gap_m < CLOSE_M and abs(other.lateral_m) < LANE_M / 2
 
-    @property
-    def in_tunnel(self) -> bool:
-        return self.tunnel[0] <= self.travelled_m < self.tunnel[1]
-
     def step(self) -> None:
         self._seconds_here -= DT
         if self._seconds_here <= 0.0:

@@ -236,7 +236,7 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow("VIEWS_DISAGREE", "views disagree", _WARN, _views_disagree, 1, 1, 2.0, False, 9000,
             "NN-EEG and NN-fMRI contradict each other for longer than they ever did in clean driving."),
     FlagRow("ROWS_DEAD", "dead rows", _FAIL, _rows_dead, 32, 16, 0.0, False, 140,
-            "More rows of the picture than in any clean one carry nothing: a dead driver, a stuck counter."),
+            "More rows of the picture carry nothing than in clean driving: a dead driver, a stuck counter."),
 )
 # fmt: on
 

@@ -102,7 +102,7 @@ class Observer:
         The input and the tapped tensors; empty when the probe could not attach.
     readings : tuple of str
         How each tapped tensor is read: in place where the runtime keeps it, its channels ``blocked`` or
-        ``channels last``; ``plain``, put in order by the runtime first; or ``copied``.
+        ``channels last``; ``plain``, as an ordinary output of the runtime; or ``copied``.
     certificate : Certificate or None
         Comparison with the untapped model at start; None when it could not be made.
     runtime : str

@@ -108,8 +108,8 @@ class FmriBaseline(msgspec.Struct, frozen=True, eq=False):
     A voxel that never varied in calibration has scale NaN: it yields no z. ``floor`` (n_voxels,): NaN for a
     tap's voxels, which have the density of D2; for the input's, whose density is the log level
     ``log(mean|a| + floor)``, a small share of the clean level. ``bright`` (n_voxels,): mean a of the
-    input's voxels from which they count as next to full scale, NaN for the others. ``dead_rows``: the most
-    rows that carried nothing in all of some successive clean pictures (`Vitals.dead_rows`), as padding does.
+    input's voxels from which they count as next to full scale, NaN for the others. ``dead_rows``: so
+    many rows carry nothing in clean pictures (`Vitals.dead_rows`), as padding does; more of them are a fault.
     """
 
     median: FloatArray

@@ -414,7 +414,16 @@ def test_resnet8_is_calibrated_and_monitored_at_full_accuracy(tmp_path):
     assert watch.monitor.report.state is HealthState.OK
 
 
-@pytest.mark.parametrize(("counts", "most"), [((0, 3, 3, 3, 0, 1), 0), ((2, 3, 5, 4, 2, 1), 2), ((9, 9), 0)])
+@pytest.mark.parametrize(
+    ("counts", "most"),
+    [
+        ((0, 3, 3, 3, 0, 1), 0),
+        ((2, 3, 5, 4, 2, 1), 2),
+        ((9, 9), 0),
+        ((0, 5) * 20, 5),  # every other frame confirms, too: the counter climbs faster than it falls
+        ((0, 0, 5) * 20, 0),
+    ],
+)
 def test_rows_that_are_dead_for_as_long_as_their_flag_takes_are_clean(clean, counts, most):
     rows = []
     for row, count in zip(clean.rows, counts, strict=False):

@@ -448,7 +448,7 @@ def test_memory_stays_while_another_thread_reads_it(how, runtime, recorder, monk
         "resize": lambda: probe.resize_tensor_input(0, (1, 8, 6, 3)),
         "signature": lambda: probe.get_signature_runner("serve")(in0=feed[0]),
     }
-    mover = threading.Thread(target=moves[how])
+    mover = threading.Thread(target=moves[how], daemon=True)
     reducer, moved = probe._tapped._reducer, []
     reduce = reducer.reduce
 
@@ -461,7 +461,8 @@ def test_memory_stays_while_another_thread_reads_it(how, runtime, recorder, monk
 
     monkeypatch.setattr(reducer, "reduce", read)
     run(probe, feed)
-    mover.join(10)
+    mover.join(60)
+    assert not mover.is_alive()
     assert moved == [False]
     assert (len(recorder.rows), probe.attached, recorder.events) == (1, True, [])
     assert recorder.rows[0].signals[0] == pytest.approx(np.abs(feed[0]).mean(), rel=1e-6)

@@ -20,7 +20,7 @@ from tap_memory import held
 from tap_models import odd, quantised
 
 from edge_monitor.taps import onnx_raw, onnx_session
-from edge_monitor.taps.onnx import find_observed_input, input_type, quiet_options
+from edge_monitor.taps.onnx import find_observed_input, input_type, open_session, quiet_options
 from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
 from edge_monitor.taps.onnx_graph import find_candidates, find_quantised, read_graph
 from edge_monitor.taps.onnx_raw import Source, find_blocks, find_stored, open_tapped
@@ -212,8 +212,8 @@ def test_options_that_two_threads_share_stay_as_they_are(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Meeting)
     opening = [
-        threading.Thread(target=open_tapped, args=(data, ["relu1"], feeds, {"sess_options": how}))
-        for _ in range(2)
+        threading.Thread(target=target, args=(*args, {"sess_options": how}))
+        for target, args in ((open_tapped, (data, ["relu1"], feeds)), (open_session, (data, ())))
     ]
     for thread in opening:
         thread.start()

@@ -13,10 +13,11 @@ from scipy.signal import lfilter
 from edge_monitor.band_bank import BandBank
 from edge_monitor.band_plan import LINE, LINE_BINS, BandPlan
 from edge_monitor.eeg import log_powers, nearest_profile
+from edge_monitor.flag_table import FLAGS, PASS_RATIO
 from edge_monitor.fmri import densities
 from edge_monitor.kernels import line
+from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.offline.observe import Progress
-from edge_monitor.offline.thresholds import debounced
 from edge_monitor.region_map import EegBaseline, FmriBaseline
 from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
 from edge_monitor.vitals import VitalsTracker, dead_rows
@@ -30,6 +31,7 @@ TINY = 1e-30
 """Keeps logarithms finite where clean data is 0."""
 LINE_FLOOR = 0.01
 """Density below which a bin is simply quiet, as a share of the tap's median density."""
+_ROWS_DEAD = next(row for row in FLAGS if row.code == "ROWS_DEAD")
 FULL_SCALE = 0.955
 """From here on, as a share of the range that clean data has, a region is bright (design section 6)."""
 
@@ -169,13 +171,19 @@ def fit_fmri(taps: tuple[TapSpec, ...], rows: list[StatRow], n_fit: int) -> Fmri
 
 
 def most_dead_rows(rows: list[StatRow]) -> int:
-    """Most rows of the picture that carry nothing for as long as their flag takes to confirm.
+    """Fewest rows with which these clean pictures do not confirm the flag of dead rows.
 
     In single clean frames one row repeats another now and then, by chance: 152 of 2.9 million frames of the
     rendered roads, never three in succession.
     """
-    counts = np.array([[dead_rows(row) or 0] for row in rows], np.float64)
-    return int(np.nan_to_num(debounced(counts)).max(initial=0))
+    counts = np.array([dead_rows(row) or 0 for row in rows])
+    steps = np.array([[_ROWS_DEAD.up, _ROWS_DEAD.down]])
+    confirmed = np.empty(counts.size, np.bool_)
+    for most in sorted({0, *counts.tolist()}):
+        confirmations((counts > most)[:, np.newaxis].astype(np.float64), PASS_RATIO, steps, confirmed)
+        if not confirmed.any():
+            break
+    return int(most)
 
 
 @contextmanager

@@ -206,8 +206,8 @@ def weights_before(model: onnx.ModelProto, taps: list[str]) -> dict[str, str]:
 
 
 def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    found: onnx.TensorProto = next(item for item in model.graph.initializer if item.name == name)
-    return found
+    found: dict[str, onnx.TensorProto] = {item.name: item for item in model.graph.initializer}
+    return found[name]
 
 
 def _shape(model: onnx.ModelProto, tensor: str) -> tuple[int, int]:

@@ -91,6 +91,8 @@ def fit_evidence(
 def common_scale(ratio: FloatArray, allowed: int) -> float:
     """Smallest scale of all thresholds with which all channels together raise at most ``allowed`` events.
 
+    The largest that is tried where even that raises more: what comes of it is counted on further frames.
+
     Parameters
     ----------
     ratio : (n, n_channels) float64

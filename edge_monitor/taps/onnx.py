@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ FLOATS = ("float32", "float16")
 """Types that can be read; integers where the model says what they stand for."""
 
 
+OPENING = Lock()
+"""Held while a session opens: `onnx_raw` changes options of the caller for that long, and no other session
+that we open may take them for the caller's."""
+
+
 def open_session(
     data: bytes, taps: Sequence[str], session_options: Mapping[str, object]
 ) -> onnxruntime.InferenceSession:
@@ -50,7 +56,9 @@ def open_session(
     ModelError
         See `add_outputs`. What the runtime raises passes through.
     """
-    return onnxruntime.InferenceSession(add_outputs(data, taps) if taps else data, **session_options)
+    model = add_outputs(data, taps) if taps else data
+    with OPENING:
+        return onnxruntime.InferenceSession(model, **session_options)
 
 
 def quiet_options(threads: int = 1) -> onnxruntime.SessionOptions:

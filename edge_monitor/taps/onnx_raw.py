@@ -14,20 +14,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge_monitor.taps.onnx import OPENING
 from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
 from edge_monitor.taps.onnx_graph import Graph, find_readers, read_graph
 
 CPU = ["CPUExecutionProvider"]
-
-_OPENING = Lock()
-"""Held while options of the caller are not as the caller left them: no copy of them can be made."""
 
 Feed = Mapping[str, NDArray[Any]]
 Options = Mapping[str, object]
@@ -221,9 +218,10 @@ def _saving(options: onnxruntime.SessionOptions, path: str) -> Iterator[None]:
     """Have sessions saved; a file that the caller wants is of the caller's own session.
 
     Probes that are made at once may share their options, which must be left as they were
-    (test_onnx_raw.py::test_options_that_two_threads_share_stay_as_they_are).
+    (test_onnx_raw.py::test_options_that_two_threads_share_stay_as_they_are). A session that the caller opens
+    with the same options meanwhile does see the change: a copy of them would lack custom operators.
     """
-    with _OPENING:
+    with OPENING:
         wanted, severity = options.optimized_model_filepath, options.log_severity_level
         options.optimized_model_filepath = path
         if path:

@@ -42,7 +42,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in WORKSTATION:
             raise
-        err.print(f"error: {error.name} is missing: pip install 'edge-monitor[offline]'", style="red")
+        err.print(f"error: {error.name} is missing: pip install '.[offline]'", style="red")
         sys.exit(2)
 
 

@@ -264,7 +264,7 @@ def test_a_missing_workstation_package_is_named(home):
     command = [sys.executable, "-c", program, *map(str, IMPACT)]
     result = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "error: onnx is missing: pip install 'edge-monitor[offline]'" in result.stderr
+    assert "error: onnx is missing: pip install '.[offline]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

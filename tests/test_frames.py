@@ -272,7 +272,7 @@ def test_as_many_means_as_channels(folder, key):
 
 def test_without_pillow_pictures_are_refused_and_arrays_are_not(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert "pip install 'edge-monitor[offline]'" in refusal(folder)
+    assert "pip install '.[offline]'" in refusal(folder)
     for name in ("0.png", "1.png"):
         (folder / name).unlink()
     np.testing.assert_array_equal(arrays(folder), PLANES[2:])

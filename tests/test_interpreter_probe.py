@@ -301,7 +301,6 @@ BREAKS = {
     "reduce": lambda probe, patch: patch.setattr(probe._tapped._reducer, "reduce", fail),
     "summary": lambda probe, patch: patch.setattr(probe._summarizer, "summarize", fail),
     "row": lambda probe, patch: patch.setattr(probe, "_on_row", fail),
-    "context": lambda probe, patch: probe.note(speed_mps="fast"),
 }
 
 
@@ -314,8 +313,7 @@ def test_errors_of_the_probe_never_reach_the_caller(broken, runtime, recorder, m
     BREAKS[broken](probe, monkeypatch)
     assert_array_equal(run(probe, second)[0], run(plain, second)[0])
     assert (probe.attached, probe.errors, probe.unobserved) == (False, 1, 1)
-    expected = "ValueError: could not convert" if broken == "context" else "RuntimeError: injected"
-    assert probe.detach_reason.startswith(expected)
+    assert probe.detach_reason.startswith("RuntimeError: injected")
     assert "\n" not in probe.detach_reason
     assert recorder.codes == ["PROBE_DETACHED"]
     assert_array_equal(run(probe, third)[0], run(plain, third)[0])
@@ -652,7 +650,7 @@ def test_model_of_our_own_is_read_once_and_named(name, recorder, tmp_path, monke
 def test_missing_package_is_named(runtime, module, recorder, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"{module}.interpreter", raising=False)
-    with pytest.raises(InputError, match=rf"runtime {runtime}: .*'edge-monitor\[{runtime}\]'"):
+    with pytest.raises(InputError, match=rf"runtime {runtime}: .*'\.\[{runtime}\]'"):
         probe_of(recorder, runtime)
 
 

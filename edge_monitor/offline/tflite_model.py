@@ -28,7 +28,7 @@ def read_objects(data: bytes) -> tuple[Any, Any]:
         schema = import_module("ai_edge_litert.schema_py_generated")
     except ImportError as error:
         raise ModelError(
-            "model", "can only be broken and traced with ai-edge-litert: pip install 'edge-monitor[litert]'"
+            "model", "can only be broken and traced with ai-edge-litert: pip install '.[litert]'"
         ) from error
     model = schema.ModelT.InitFromPackedBuf(data)
     if any(buffer.offset for buffer in model.buffers):

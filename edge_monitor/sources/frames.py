@@ -177,7 +177,7 @@ def _read_file(path: Path, mode: str) -> NDArray[Any]:
     try:
         from PIL import Image  # noqa: PLC0415  only image files need it
     except ImportError as error:
-        raise InputError(path, "reading images needs pillow: pip install 'edge-monitor[offline]'") from error
+        raise InputError(path, "reading images needs pillow: pip install '.[offline]'") from error
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert(mode))

@@ -9,11 +9,11 @@ import numpy as np
 from edge_monitor.types import BoolArray
 
 BUDGET = 0.03
-"""Share of a frame period that the probe may take."""
+"""Share of a frame period that the probe may take of its thread's CPU time."""
 WINDOW = 64
 """Frames over which the cost is averaged before it is judged."""
 OUTLIERS = WINDOW // 16
-"""Costliest frames of a window that do not count: others were scheduled first, or the machine slept."""
+"""Costliest frames of a window that do not count: caches were cold, or a page was fetched."""
 RELAX = 0.4
 """The governor takes a step back when less than this share of the budget is used: a step at most halves the
 voxels that are read, so what it saved comes back as twice the cost."""
@@ -84,7 +84,7 @@ class Governor:
         return windows[self._scan % len(windows)]
 
     def spent(self, cost_ns: int) -> None:
-        """Take in what the probe cost behind the model's run; nanoseconds of the monotonic clock."""
+        """Take in what the probe cost behind the model's run; nanoseconds of CPU time."""
         self._costs[self._place] = cost_ns
         self._place += 1
         if self._place < WINDOW:

@@ -43,7 +43,7 @@ def opener(runtime: TfliteRuntime, options: Mapping[str, object]) -> Open:
     """
     if runtime not in MODULES:
         raise InputError("runtime", f"is {runtime!r}, must be one of {', '.join(MODULES)}")
-    extra = f"pip install 'edge-monitor[{runtime}]'"
+    extra = f"pip install '.[{runtime}]'"
     try:
         interpreter_class = import_module(MODULES[runtime]).Interpreter
     except ImportError as error:

@@ -386,7 +386,7 @@ def test_recorded_specifications_are_kept_or_refused(runtime):
 def test_missing_package_is_named(runtime, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"{module}.interpreter", raising=False)
-    with pytest.raises(InputError, match=rf"runtime {runtime}: .*pip install 'edge-monitor\[{extra}\]'") as e:
+    with pytest.raises(InputError, match=rf"runtime {runtime}: .*pip install '\.\[{extra}\]'") as e:
         opener(runtime, {})
     assert "\n" not in str(e.value)
 

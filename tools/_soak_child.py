@@ -170,7 +170,7 @@ def kernel_code() -> list[tuple[int, int]]:
     entries = [
         overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
         for thing in gc.get_objects()
-        if isinstance(thing, Dispatcher)
+        if issubclass(type(thing), Dispatcher)  # asked for its class, a weak reference looks for what is gone
         for overload in thing.overloads.values()
     ]
     lines = Path("/proc/self/maps").read_text().splitlines()

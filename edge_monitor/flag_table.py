@@ -158,7 +158,7 @@ def _evidence(
             "surprise": float(f.evidence.surprise[index]),
             "score": float(f.evidence.score[index]),
         }
-        return Verdict(True, f"{explain(f)}{likely(f.guess) if guess else ''}", values)
+        return Verdict(True, f"{explain(f)}{likely(f) if guess else ''}", values)
 
     return test
 

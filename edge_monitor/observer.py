@@ -157,12 +157,13 @@ class Observer:
             try:
                 if value is not None:
                     numbers[name] = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 self.errors += 1
+        captured = None
         try:
-            captured = None if t_capture_ns is None else operator.index(t_capture_ns)
-        except TypeError:
-            captured = None
+            if t_capture_ns is not None:
+                captured = int(np.int64(operator.index(t_capture_ns)))
+        except (TypeError, OverflowError):  # OverflowError: not of 64 bits, as rows and recordings keep it
             self.errors += 1
         self._note = (captured, numbers)
 

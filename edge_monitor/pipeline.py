@@ -34,6 +34,8 @@ from edge_monitor.types import (
 from edge_monitor.vitals import VitalsTracker
 
 _GAMMA = BANDS.index("gamma")
+_BLIND = ("PROBE_DETACHED: ", "NO_FRAMES: ")
+"""Reasons to be told beside any other: what stands now stands because nobody sees whether it has passed."""
 _NO_FRAME_YET = Vitals(0, 0, 0, 0, None, 0, 0, None, None)
 
 
@@ -212,7 +214,7 @@ class Monitor:
     def _conclude(
         self, frame: int, t_ns: int, findings: Findings
     ) -> tuple[HealthState, tuple[str, ...], tuple[Transition, ...]]:
-        """Step the flags; worst state, its reasons, and what changed."""
+        """Step the flags; worst state, its reasons and those of `_BLIND`, and what changed."""
         transitions = self._flags.update(frame, t_ns, findings)
         states, confirmed = self._flags.states, self._flags.confirmed
         standing = [(FLAGS[i].severity, f"{states[i].code}: {states[i].cause}") for i in confirmed]
@@ -220,15 +222,10 @@ class Monitor:
             standing.append((HealthState.NEVER_SEEN, "no frame yet"))
         elif not self._eeg.warm:
             standing.append((HealthState.WARMING, "EEG windows are filling"))
-        state, reasons = _worst(standing) if standing else (HealthState.OK, ())
+        state = max((severity for severity, _ in standing), default=HealthState.OK)
+        reasons = tuple([text for severity, text in standing if severity is state or text.startswith(_BLIND)])
         before = self.report.state
         if state is not before:
             change = Transition(frame, t_ns, "HEALTH", before.name, state.name, "; ".join(reasons))
             transitions = (*transitions, change)
         return state, reasons, transitions
-
-
-def _worst(standing: list[tuple[HealthState, str]]) -> tuple[HealthState, tuple[str, ...]]:
-    """Worst state of all that stands, and every text of that state."""
-    state = max(severity for severity, _ in standing)
-    return state, tuple([text for severity, text in standing if severity is state])

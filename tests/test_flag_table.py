@@ -268,6 +268,8 @@ def test_a_cause_names_the_likely_fault(code, channel, guess, words):
     assert plain.cause
     # A camera that moved is no matter of likelihood.
     assert found.cause == plain.cause + ("" if code == "CAMERA_MOVED" else words)
+    frozen = frame(ratios={channel: 2.0}, views={"guess": guess}, repeated=1)
+    assert FLAGS[CODES.index(code)].test(frozen).cause == plain.cause
 
 
 def test_silence_comes_and_goes_at_once():

@@ -398,6 +398,23 @@ def test_probe_events_become_latched_flags(region_map, code):
     assert status(report, code) is FlagStatus.CONFIRMED
 
 
+def test_reasons_tell_that_nobody_is_watching_any_more(region_map):
+    """A failure that nobody can see pass must not hide why."""
+
+    def told(report):
+        assert report.state is HealthState.FAIL
+        return [reason.split(":")[0] for reason in report.reasons]
+
+    monitor = Monitor(region_map)
+    for row in make_rows(region_map, 5):
+        report = monitor.step(change(row, fingerprint=7))
+    assert told(report) == ["INPUT_FROZEN"]
+    report = monitor.event(ProbeEvent(report.t_ns + 1, "PROBE_DETACHED", "an error"))
+    assert told(report) == ["INPUT_FROZEN", "PROBE_DETACHED"]
+    report = monitor.tick(report.t_ns + 10 * 10**9)
+    assert told(report) == ["INPUT_FROZEN", "NO_FRAMES", "PROBE_DETACHED"]
+
+
 def test_reset_is_like_new_and_feed_is_like_step(region_map):
     inputs = [*make_rows(region_map, 300), Tick(400 * PERIOD_NS), ProbeEvent(1, "PROBE_DETACHED", "x")]
     monitor = Monitor(region_map)

@@ -139,6 +139,10 @@ def test_a_note_that_is_no_number_is_left_out_and_counted(recorder):
     (row,) = recorder.rows
     assert (row.t_capture_ns, row.context) == (None, {"exposure_s": 0.25})
     assert (probe.attached, probe.errors) == (True, 2)
+    probe.note(t_capture_ns=2**63, speed_mps=10**400, gear=3)
+    probe.run(None, {"input": frames(1)[0]})
+    assert (recorder.rows[1].t_capture_ns, recorder.rows[1].context) == (None, {"gear": 3.0})
+    assert (probe.attached, probe.errors) == (True, 4)
 
 
 def test_a_map_has_to_be_loaded():

@@ -31,9 +31,9 @@ TINY = 1e-30
 """Keeps logarithms finite where clean data is 0."""
 LINE_FLOOR = 0.01
 """Density below which a bin is simply quiet, as a share of the tap's median density."""
-_ROWS_DEAD = next(row for row in FLAGS if row.code == "ROWS_DEAD")
 FULL_SCALE = 0.955
 """From here on, as a share of the range that clean data has, a region is bright (design section 6)."""
+_ROWS_DEAD = next(row for row in FLAGS if row.code == "ROWS_DEAD")
 
 
 def band_powers(

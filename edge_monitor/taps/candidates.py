@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
+
+from edge_monitor.errors import ModelError
 
 READ_BYTES_PER_US = 10_000
 """Rate at which a tap is handed over and reduced; with it `TapCandidate.cost_us` is an estimate."""
@@ -31,7 +34,31 @@ class TapCandidate(msgspec.Struct, frozen=True):
         return cls(name, op, shape, n_bytes, n_bytes / READ_BYTES_PER_US, default)
 
 
-def default_taps(readable: Sequence[str]) -> list[str]:
-    """Names of the default taps: the first, the middle and the last of those that can be read."""
-    places = {round(share * (len(readable) - 1)) for share in (0.0, 0.5, 1.0)} if readable else set()
-    return [readable[place] for place in sorted(places)]
+def default_taps(readable: Mapping[str, int]) -> list[str]:
+    """Names of the default taps: an early, the middle and the last one of those that can be read.
+
+    ``readable``: bytes of each, in order of execution. Early is the first quarter, and of it what has least
+    to read: a stem at half the picture's size may hold more than all layers behind it.
+    """
+    names = list(readable)
+    if not names:
+        return []
+    last = len(names) - 1
+    early = min(range(last // 4 + 1), key=lambda place: readable[names[place]])
+    return [names[place] for place in sorted({early, round(last / 2), last})]
+
+
+def check_taps(names: Sequence[str], candidates: Collection[str]) -> None:
+    """Refuse names of which one is no candidate or given twice.
+
+    Raises
+    ------
+    ModelError
+        Names the nearest candidates.
+    """
+    for place, name in enumerate(names):
+        if name not in candidates:
+            nearest = difflib.get_close_matches(name, candidates, n=3, cutoff=0.0)
+            raise ModelError(name, f"no such tap; nearest: {', '.join(nearest) or 'the model has none'}")
+        if name in names[:place]:
+            raise ModelError(name, "tapped twice")

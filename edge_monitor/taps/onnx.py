@@ -72,8 +72,8 @@ def quiet_options(threads: int = 1) -> onnxruntime.SessionOptions:
 def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
     """Candidates in order of execution, found by running the model once on zeros.
 
-    The suggested set is the first, the middle and the last of those that the probe can read: float32 and
-    float16 tensors of shape (1, C, H, W) or (1, N). ``bytes`` are those that are read at every frame: of a
+    Those that the probe can read are float32 and float16 tensors of shape (1, C, H, W) or (1, N); three of
+    them are suggested (`default_taps`). ``bytes`` are those that are read at every frame: of a
     quantised model the integers.
 
     Raises
@@ -98,16 +98,19 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
         raise ModelError(label, f"cannot be run ({first_line(error)})") from error
     # A model may hand over what is no array: a sequence, or nothing.
     arrays = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, np.ndarray)}
-    readable = [
-        name for name, tensor in arrays.items() if is_readable(tensor.shape, tensor.dtype, quantised=False)
-    ]
+    sizes = {name: tensor.size if name in quantised else tensor.nbytes for name, tensor in arrays.items()}
+    readable = {
+        name: sizes[name]
+        for name, tensor in arrays.items()
+        if is_readable(tensor.shape, tensor.dtype, quantised=False)
+    }
     defaults = default_taps(readable)
     return [
         TapCandidate.of(
             name,
             found[name],
             tensor.shape[1:],
-            tensor.size if name in quantised else tensor.nbytes,
+            sizes[name],
             default=name in defaults,
         )
         for name, tensor in arrays.items()

@@ -12,12 +12,12 @@ The standard library alone is used: the device has no ``onnx`` package.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
+from edge_monitor.taps.candidates import check_taps
 from edge_monitor.taps.model_file import is_tflite
 from edge_monitor.taps.onnx_edit import append_outputs
 from edge_monitor.taps.onnx_schema import (
@@ -176,25 +176,8 @@ def add_outputs(data: bytes, names: Sequence[str]) -> bytes:
     ModelError
         ``data`` is no whole ONNX model, a name is no candidate (`find_candidates`) or given twice.
     """
-    check_taps(read_graph(data), names)
+    check_taps(names, find_candidates(read_graph(data)))
     return append_outputs(data, names)
-
-
-def check_taps(graph: Graph, names: Sequence[str]) -> None:
-    """Refuse names of which one is no candidate (`find_candidates`) or given twice.
-
-    Raises
-    ------
-    ModelError
-        Names the nearest candidates.
-    """
-    valid = find_candidates(graph)
-    for index, name in enumerate(names):
-        if name not in valid:
-            nearest = difflib.get_close_matches(name, valid, n=3, cutoff=0.0)
-            raise ModelError(name, f"no such tap; nearest: {', '.join(nearest) or 'the model has none'}")
-        if name in names[:index]:
-            raise ModelError(name, "tapped twice")
 
 
 def _behind_quantisation(name: str, readers: Mapping[str, Sequence[Node]]) -> str:

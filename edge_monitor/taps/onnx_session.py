@@ -17,8 +17,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edge_monitor.errors import ModelError
+from edge_monitor.taps.candidates import check_taps
 from edge_monitor.taps.onnx import DTYPES, FLOATS, is_readable
-from edge_monitor.taps.onnx_graph import check_taps, find_quantised, read_graph
+from edge_monitor.taps.onnx_graph import find_candidates, find_quantised, read_graph
 from edge_monitor.taps.onnx_raw import CPU, Feed, Options, open_tapped
 from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
 from edge_monitor.taps.tap_table import Layout, aligned_zeros
@@ -64,7 +65,7 @@ class TappedSession:
         session_options: Options,
     ) -> None:
         graph = read_graph(data)
-        check_taps(graph, names)
+        check_taps(names, find_candidates(graph))
         quantised = find_quantised(graph)
         tensors = [quantised[name].tensor if name in quantised else name for name in names]
         self.session, sources, answers = open_tapped(data, tensors, feeds, session_options)

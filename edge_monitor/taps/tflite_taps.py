@@ -7,7 +7,6 @@ activation follows. In quantised models the integers themselves are tapped.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_monitor.errors import ModelError
-from edge_monitor.taps.candidates import TapCandidate, default_taps
+from edge_monitor.taps.candidates import TapCandidate, check_taps, default_taps
 from edge_monitor.taps.model_file import load_model
 from edge_monitor.taps.tflite_file import Graph, Tensor, check_entry, read_model
 
@@ -54,6 +53,10 @@ class Candidate(NamedTuple):
         if batch != 1 or len(axes) not in (1, 3) or min(axes) < 1:
             return ()
         return (axes[-1], *axes[:-1])
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.tensor.shape) * SIZES.get(self.tensor.dtype, 1)
 
     @property
     def readable(self) -> bool:
@@ -126,7 +129,7 @@ def find_candidates(graph: Graph, name: str = "model") -> dict[str, Candidate]:
 
 def suggest(candidates: Sequence[Candidate]) -> list[str]:
     """Names of the default taps among candidates in order of execution."""
-    return default_taps([candidate.name for candidate in candidates if candidate.readable])
+    return default_taps({candidate.name: candidate.bytes for candidate in candidates if candidate.readable})
 
 
 def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
@@ -145,7 +148,7 @@ def list_taps(model: str | Path | bytes) -> list[TapCandidate]:
             name,
             candidate.op,
             candidate.shape or candidate.tensor.shape[1:],
-            math.prod(candidate.tensor.shape) * SIZES.get(candidate.tensor.dtype, 1),
+            candidate.bytes,
             default=name in defaults,
         )
         for name, candidate in candidates.items()
@@ -161,12 +164,8 @@ def choose(graph: Graph, names: Sequence[str]) -> list[Candidate]:
         A name is no candidate (`find_candidates`), or given twice, or of a tensor that cannot be read.
     """
     candidates = find_candidates(graph)
-    for place, name in enumerate(names):
-        if name not in candidates:
-            nearest = difflib.get_close_matches(name, candidates, n=3, cutoff=0.0)
-            raise ModelError(name, f"no such tap; nearest: {', '.join(nearest) or 'the model has none'}")
-        if name in names[:place]:
-            raise ModelError(name, "tapped twice")
+    check_taps(names, candidates)
+    for name in names:
         if not candidates[name].readable:
             tensor = candidates[name].tensor
             raise ModelError(

@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+import signal
 import socket
 
 import pytest
@@ -12,6 +13,9 @@ settings.load_profile("busy")
 
 # onnxruntime reads it when imported, and some tests import that first.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -17,17 +17,22 @@ err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    """One bar per phase on standard error; Ctrl-C says that nothing was written."""
+    """One bar per phase on standard error, one line where that is no terminal.
+
+    Ctrl-C says that nothing was written.
+    """
     import typer
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bars:
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=total)
+                if not err.is_terminal:
+                    err.print(f"{phase} ...")
             bars.update(tasks[phase], completed=done, total=total)
 
         try:

@@ -19,7 +19,7 @@ from edge_monitor.flag_table import FLAGS
 from edge_monitor.offline.baselines import band_powers, fit_eeg, fit_fmri
 from edge_monitor.offline.frame_remarks import frame_remarks
 from edge_monitor.offline.head_training import Keep, train_head
-from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, silent
+from edge_monitor.offline.observe import FIT_SHARE, Observed, Progress, require_finite, silent
 from edge_monitor.offline.residual import fit_residual
 from edge_monitor.offline.thresholds import COMMON, TAIL, count_events, fit_evidence, poisson_interval
 from edge_monitor.offline.tract_baseline import trace_tracts, watch_tracts
@@ -75,8 +75,7 @@ def calibrate(
     if all(row.spatial is None for row in rows[:n_fit]):
         raise InputError(observed.source, f"none of the first {n_fit} frames has voxel sums")
     for row in rows:
-        if row.nonfinite.any() or (row.output is not None and row.output.nonfinite):
-            raise InputError(observed.source, f"frame {row.frame} gives NaN or Inf; clean frames are needed")
+        require_finite(row, observed.source)
     rate_hz = observed.frame_rate_hz
     eeg = fit_eeg(
         *band_powers(rows[:n_known], BandPlan.make(scale_mode, rate_hz), observed.taps, progress),

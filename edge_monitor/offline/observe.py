@@ -93,7 +93,7 @@ def observe(
     ModelError
         The model cannot be tapped, its answers change when it is, or it has several inputs.
     InputError
-        There are no frames.
+        There are no frames, or one that gives NaN or Inf.
     """
     data, _ = load_model(model)
     rows: list[StatRow] = []
@@ -116,6 +116,7 @@ def observe(
         outputs = probe.feed(frame.array)
         if not probe.attached:
             raise ModelError(model, f"the probe detached at frame {i}: {probe.detach_reason}")
+        require_finite(rows[-1], settings.frames)
         if i in golden_places:
             flat = np.concatenate([np.ravel(output).astype(np.float64) for output in outputs])
             golden.append((frame.array[0], flat, rows[-1].signals))
@@ -151,6 +152,18 @@ def observe(
         neutrality=neutrality,
         scenes=cutter.scenes(rows, SCENE_LEAD),
     )
+
+
+def require_finite(row: StatRow, source: str) -> None:
+    """Refuse a frame that is not clean.
+
+    Raises
+    ------
+    InputError
+        It gives NaN or Inf, in the network or in its answer.
+    """
+    if row.nonfinite.any() or (row.output is not None and row.output.nonfinite):
+        raise InputError(source, f"frame {row.frame} gives NaN or Inf; clean frames are needed")
 
 
 def scene_onsets(total: int | None, size: int) -> list[int]:

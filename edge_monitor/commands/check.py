@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge_monitor.commands.console import err, out
+from edge_monitor.commands.console import err, out, print_slow_kernels
 from edge_monitor.commands.options import JsonOption
 from edge_monitor.errors import InputError
 
@@ -19,21 +19,12 @@ def check(
     """Print what a region map or a configuration holds and what is wrong with it."""
     import msgspec
 
-    from edge_monitor.kernels import cache, product, strips
-    from edge_monitor.kernels._jit import PLAIN
     from edge_monitor.map_file import load_region_map
     from edge_monitor.offline.describe import check_config, describe_map, map_facts
 
     if not file.is_file():
         raise InputError(file, "no such file")
-    costs = {
-        strips.run_strips: "the taps are read thirty times as slowly",
-        product.product: "residual and fault head take longer",
-        cache.fetch_row: "the bands wait for memory",
-    }
-    slow = [cost for kernel, cost in costs.items() if kernel in PLAIN]
-    if slow:
-        err.print(f"no vector code could be built here: {', '.join(slow)}", soft_wrap=True)
+    print_slow_kernels()
     with file.open("rb") as opened:
         is_map = opened.read(2) == b"PK" or file.suffix == ".npz"
     if is_map:

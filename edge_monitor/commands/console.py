@@ -15,6 +15,24 @@ out = Console(markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
+def print_slow_kernels() -> None:
+    """Say on standard error what runs slower here than it should, if anything does."""
+    from edge_monitor.kernels import cache, product, strips
+    from edge_monitor.kernels._jit import PLAIN
+
+    costs = {
+        strips.run_strips: "the taps are read thirty times as slowly",
+        product.product: "residual and fault head take longer",
+        cache.fetch_row: "the bands wait for memory",
+    }
+    slow = [cost for kernel, cost in costs.items() if kernel in PLAIN]
+    if slow:
+        err.print(
+            f"plain code stands in for vector code that cannot be built here: {', '.join(slow)}",
+            soft_wrap=True,
+        )
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     """One bar per phase on standard error, one line where that is no terminal.

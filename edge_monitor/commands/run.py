@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge_monitor.commands.console import out
+from edge_monitor.commands.console import out, print_slow_kernels
 from edge_monitor.commands.options import JsonOption
 
 
@@ -24,6 +24,7 @@ def run(
 
     with about(config):
         service = Service(load_config(config))
+    print_slow_kernels()
     served = service.run()
     if as_json:
         typer.echo(msgspec.json.encode(served))

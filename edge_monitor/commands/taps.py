@@ -124,12 +124,13 @@ def _echo_certificate(found: Neutrality) -> None:
 
 
 def _print_certificate(found: Neutrality, name: str, kind: str) -> None:
+    from rich.box import SIMPLE
     from rich.table import Table
 
     out.print(f"{name} on {found.runtime}, {found.provider}; {found.frames} {kind}", soft_wrap=True)
-    table = Table()
-    numbers = ("largest difference", "tolerated", "signature, mean |a|")
-    for title in ("", "stored as", "read", *numbers, "verdict"):
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    numbers = ("difference", "tolerated", "mean |a|")
+    for title in ("tap", "stored", "read", *numbers, "verdict"):
         table.add_column(title, justify="right" if title in numbers else "left", overflow="fold")
     difference = "–" if found.max_difference is None else f"{found.max_difference:.3g}"
     table.add_row("answers", "", "", difference, f"{found.tolerance:.2g}", "", found.verdict)

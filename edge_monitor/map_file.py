@@ -80,6 +80,8 @@ def from_bytes(data: bytes, name: str = "region map") -> RegionMap:
         arrays = {key: np.load(io.BytesIO(npy), allow_pickle=False) for key, npy in members.items()}
         meta = json.loads(arrays.pop("meta").tobytes())
         found = meta.get("format")
+    except KeyError as error:
+        raise MapError(name, f"not a region map (it has no {error})") from error
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
         raise MapError(name, f"not a region map ({error})") from error
     if found != FORMAT:

@@ -293,7 +293,7 @@ FOREIGN = {
     "text": (b"frames: demo:1\n", "not a region map"),
     "pickle": (pickle.dumps(Bomb()), "not a region map"),
     "single array": (saved(np.ones(3)), "not a region map"),
-    "zip of something else": (archive(meta=None), "not a region map"),
+    "zip of something else": (archive(meta=None), "not a region map (it has no 'meta')"),
     "pickle inside": (archive(**{"eeg.mean": np.array([Bomb()], object)}), "not a region map"),
     "no array inside": (archive(**{"eeg.mean": b"hello"}), "not a region map"),
     "meta that is no JSON": (archive(meta=np.zeros(9, np.uint8)), "not a region map"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TFLITE_FOLDER = ".venv-tflite"
 """Environment of tflite-runtime, which does not work with the NumPy of the other one."""
+OPENVINO_FOLDER = ".venv-openvino"
+"""Environment of onnxruntime-openvino, which takes the place of onnxruntime."""
 
 
 def ensure(extras: str, folder: str = ".venv") -> None:
@@ -50,6 +53,32 @@ def tflite_problem() -> str | None:
     if sys.version_info[:2] <= newest:
         return None
     return f"tflite-runtime is there for Python up to {'.'.join(map(str, newest))}, this is {version}"
+
+
+def openvino_problem() -> str | None:
+    """Say why onnxruntime-openvino cannot be installed here, None when it can."""
+    machine = platform.machine()
+    return (
+        None
+        if machine in {"x86_64", "AMD64"}
+        else f"onnxruntime-openvino is there for x86-64, this is {machine}"
+    )
+
+
+def build_openvino() -> Path:
+    """Return the Python of an environment for tests in which ONNX Runtime has OpenVINO's provider."""
+    python = build("test", OPENVINO_FOLDER)
+    ask = "import onnxruntime; exit('OpenVINOExecutionProvider' not in onnxruntime.get_available_providers())"
+    if subprocess.run([str(python), "-c", ask], check=False).returncode:  # new, or installed over again
+        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        # Both packages hold the module onnxruntime: who goes last would take it along.
+        _step(f"removing onnxruntime from {OPENVINO_FOLDER}", [*pip, "uninstall", "--yes", "onnxruntime"])
+        name = "onnxruntime-openvino"
+        _step(
+            f"installing {name} in {OPENVINO_FOLDER}",
+            [*pip, "install", "--force-reinstall", "--no-deps", name],
+        )
+    return python
 
 
 def _step(title: str, command: list[str]) -> None:

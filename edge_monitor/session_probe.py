@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import EdgeMonitorError, ModelError, first_line
-from edge_monitor.observer import Note, Observer, Setup
+from edge_monitor.observer import Answer, Note, Observer, Setup
 from edge_monitor.taps.onnx import (
     DTYPES,
     find_observed_input,
@@ -19,7 +19,9 @@ from edge_monitor.taps.onnx import (
     open_session,
 )
 from edge_monitor.taps.onnx_graph import read_graph
+from edge_monitor.taps.onnx_raw import Feed
 from edge_monitor.taps.onnx_session import TappedSession
+from edge_monitor.taps.reducer import Reduction
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -195,13 +197,14 @@ class SessionProbe(Observer):
             return None
 
     def _observe(self, feed: Mapping[str, NDArray[Any]], note: Note) -> list[NDArray[Any]]:
-        """Run with taps and hand over the row; what it raises comes from the run."""
+        """Run with taps and hand over the row; whatever it raises, the caller has no answer yet."""
+        self._tapped.load(feed[self._observed])
         started_ns = time.monotonic_ns()
         outputs = self._tapped.run(feed)
         ended_ns = time.monotonic_ns()
         try:
             self._govern(self._tapped)
-            reduction = self._tapped.reduce(feed[self._observed])
+            reduction = self._tapped.reduce()
             self._hand_over(reduction, outputs[0], started_ns, ended_ns, note)
         except Exception as error:  # noqa: BLE001  # ours alone: the answer is in hand already
             self._detach(error)
@@ -225,9 +228,12 @@ class SessionProbe(Observer):
         tapped = TappedSession(data, names, feeds, self._observed, setup.specs, session_options)
         self._require_providers(tapped, session_options)
         expected = [self._session.run(None, feed) for feed in feeds]
-        vetted = self._vet(
-            feeds, expected, lambda feed: (tapped.run(feed), tapped.reduce(feed[self._observed])), golden
-        )
+
+        def observe(feed: Feed) -> tuple[Answer, Reduction]:
+            tapped.load(feed[self._observed])
+            return tapped.run(feed), tapped.reduce()
+
+        vetted = self._vet(feeds, expected, observe, golden)
         if vetted is not None:
             tapped.restart()  # golden frames are no past of the first real one
             self._tapped, self.readings = tapped, tapped.readings

@@ -70,10 +70,11 @@ def check(data, tapped, feeds):
     names = [spec.name for spec in tapped.specs[1:]]
     plain = onnxruntime.InferenceSession(data, quiet_options())
     for feed in feeds:
+        observed = tapped.specs[0].name
+        tapped.load(feed[observed])
         for found, expected in zip(tapped.run(feed), plain.run(None, feed), strict=True):
             np.testing.assert_array_equal(found, expected)
-        observed = tapped.specs[0].name
-        reduction = tapped.reduce(feed[observed])
+        reduction = tapped.reduce()
         truths = [feed[observed], *plain_values(data, names, feed)]
         for found, truth in zip(held(tapped._reducer), truths, strict=True):
             np.testing.assert_array_equal(found.ravel(), truth.astype(found.dtype).ravel())

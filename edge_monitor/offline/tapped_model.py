@@ -52,8 +52,9 @@ class TappedModel:
         """Yield the rows of consecutive frames (n, ...), without times."""
         self._session.restart()
         for frame in frames:
+            self._session.load(frame[None])
             outputs = self._session.run({self._input: frame[None]})
-            yield _row(self._session.reduce(frame[None]), outputs[0], self._summarizer)
+            yield _row(self._session.reduce(), outputs[0], self._summarizer)
 
 
 class TappedTfliteModel:

@@ -112,6 +112,10 @@ class TappedSession:
                 source.output, "cpu", 0, source.dtype, source.stored_shape, memory.ctypes.data
             )
 
+    def load(self, frame: NDArray[Any]) -> None:
+        """Take the observed input of the coming run; the run needs it in the caches as well."""
+        self._reducer.load_input(frame)
+
     def run(self, feed: Feed) -> list[NDArray[Any]]:
         """Run, and return the model's own outputs in memory of their own."""
         binding = self._binding
@@ -150,9 +154,8 @@ class TappedSession:
         """Forget the pictures so far."""
         self._reducer.restart()
 
-    def reduce(self, frame: NDArray[Any]) -> Reduction:
-        """Reduce the taps of the last run, whose observed input was ``frame``."""
-        self._reducer.load_input(frame)
+    def reduce(self) -> Reduction:
+        """Reduce what was loaded, and the taps of the last run."""
         return self._reducer.reduce()
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import models
 import msgspec
 import naive
-import numba
 import numpy as np
 import onnxruntime
 import pytest
@@ -29,6 +28,7 @@ from edge_monitor.kernels.output import summarize_output
 from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.taps.certificate import Certificate
+from edge_monitor.taps.governor import WINDOW
 from edge_monitor.taps.onnx_session import TappedSession
 from edge_monitor.taps.output import OutputSummarizer
 from edge_monitor.types import OutputSummary
@@ -443,7 +443,7 @@ def test_errors_of_the_probe_never_reach_the_caller(make, break_it, recorder, mo
     )
     assert (probe.attached, probe.errors) == (False, 1)
     # An answer that is in hand already is not computed a second time.
-    assert probe.unobserved == (break_it in (break_binding, break_bound_run, break_outputs))
+    assert probe.unobserved == (break_it in (break_input, break_binding, break_bound_run, break_outputs))
     assert probe.detach_reason.startswith("RuntimeError: injected")
     assert "\n" not in probe.detach_reason
     assert recorder.codes == ["PROBE_DETACHED"]
@@ -843,6 +843,10 @@ def test_a_machine_under_full_load_loses_no_frame_and_no_scan(recorder):
     data = models.cnn()
     probe = probe_of(recorder, data, region_map=rated(data, 30.0))
     plain = session_of(data)
+    for frame in frames(2 * WINDOW):
+        probe.run(None, {"input": frame})
+    idle = probe.governor.step
+    recorder.rows.clear()
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
     try:
         for frame in frames(300):
@@ -853,8 +857,8 @@ def test_a_machine_under_full_load_loses_no_frame_and_no_scan(recorder):
             process.kill()
             process.wait()
     assert probe.attached
-    assert [row.frame for row in recorder.rows] == list(range(300))
+    assert [row.frame for row in recorder.rows] == list(range(2 * WINDOW, 2 * WINDOW + 300))
     assert all(np.isfinite(row.signals).all() for row in recorder.rows)
-    if not numba.config.DISABLE_JIT:  # kernels as plain Python are over any budget
-        assert probe.governor.step == (3, 1)
+    if idle == (3, 1):  # kernels as plain Python, or on an emulated processor, are over any budget
+        assert probe.governor.step == idle
         assert all(row.spatial.taps.all() for row in recorder.rows)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-from _bench_measure import Effort, ratios
+from _bench_measure import Effort, UnavailableError, interleaved, ratios
+from _bench_models import resnet8
+from _bench_overhead import onnx_pair
 
 from edge_monitor.kernels.tap_moments import tap_moments
 from edge_monitor.taps.reducer import tap_spec
@@ -55,6 +57,36 @@ def moments_against_read(effort: Effort) -> list[float]:
     moments = ResNet8Moments()
     read = plain_read()
     return ratios((moments.run, lambda: read(moments.buffer)), effort.blocks, effort.repeats)
+
+
+def moments_as_served(effort: Effort) -> list[float]:
+    """Return the same where ResNet8 has just left its seven taps, in the layout of this processor."""
+    probe, run, _ = onnx_pair(resnet8, lambda _: None, every_tap=True)
+    if not probe.attached:
+        raise UnavailableError(f"the probe does not observe: {probe.detach_reason}")
+    run()
+    reducer, memory = probe._tapped._reducer, probe._tapped._memory  # noqa: SLF001
+    table = reducer._table  # noqa: SLF001
+    taps = table.taps[1:]  # without the picture
+    n_taps, n_voxels = len(probe.taps), sum(tap.n_voxels for tap in probe.taps)
+    out = np.empty(n_taps - 1), np.empty(n_taps - 1, np.int64), np.empty((n_voxels, 3))
+    channels = np.empty(sum(tap.n_channels for tap in probe.taps))
+    tensors = tuple([tensor.reshape(-1) for tensor in memory])
+    read = plain_read()
+
+    @numba.njit
+    def read_all(tensors: tuple[np.ndarray, ...]) -> float:
+        total = 0.0
+        for tensor in tensors:
+            total += read(tensor)
+        return total
+
+    def reduce() -> None:
+        tap_moments(taps, table.program, table.scales[1:], *out, channels)
+
+    functions = (run, reduce, run, lambda: read_all(tensors))
+    medians = [interleaved(functions, effort.repeats) for _ in range(effort.blocks + 1)]
+    return [ours / plain for _, ours, _, plain in medians[1:]]
 
 
 def plain_read() -> Callable[[np.ndarray], float]:

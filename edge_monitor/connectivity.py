@@ -14,7 +14,8 @@ from edge_monitor.kernels.connectivity import compare
 from edge_monitor.kernels.features import FIRST_VOXEL, N_VOXELS
 from edge_monitor.kernels.tracts import root_cause
 from edge_monitor.region_map import ResidualBaseline, TractBaseline
-from edge_monitor.types import BoolArray, Connectivity, FloatArray, SpatialBlock, TapSpec
+from edge_monitor.reports import Connectivity
+from edge_monitor.types import BoolArray, FloatArray, SpatialBlock, TapSpec
 
 STRONG = 0.5
 """A tract is strong when it carries at least this share of the target's strongest tract."""

@@ -10,7 +10,8 @@ from edge_monitor.errors import InputError
 from edge_monitor.kernels import consistency as kernel
 from edge_monitor.kernels.consistency import DELAY, HOP, SEGMENT
 from edge_monitor.region_map import CrossmodalNull
-from edge_monitor.types import Consistency, FloatArray
+from edge_monitor.reports import Consistency
+from edge_monitor.types import FloatArray
 
 GAMMA_FLOOR = 1e-12
 """Added to gamma power before the logarithm: a tap that is silent is no outlier of hundreds of nats."""

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 import numpy as np
 
-from edge_monitor.types import HealthReport
+from edge_monitor.reports import HealthReport
 
 
 def report_digest(report: HealthReport) -> str:

@@ -13,7 +13,8 @@ from edge_monitor.kernels.eeg import compare
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.kernels.structure import LAGS, LENGTH
 from edge_monitor.region_map import EegBaseline
-from edge_monitor.types import BANDS, STATES, BandPowers, BoolArray, FloatArray
+from edge_monitor.reports import STATES, BandPowers
+from edge_monitor.types import BANDS, BoolArray, FloatArray
 
 IDLE = STATES.index("idle")
 

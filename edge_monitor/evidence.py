@@ -8,7 +8,7 @@ import numpy as np
 from edge_monitor.errors import MapError
 from edge_monitor.kernels import surprise
 from edge_monitor.region_map import EvidenceNull
-from edge_monitor.types import CHANNELS, Evidence, Scores
+from edge_monitor.reports import CHANNELS, Evidence, Scores
 
 MEAN_OF_8 = 2.0 / (8 + 1)
 """Weight of a new score in an exponentially weighted mean over 8 frames (design section 6)."""

@@ -16,7 +16,8 @@ from edge_monitor.errors import MapError
 from edge_monitor.kernels import perceptron as kernel
 from edge_monitor.kernels.structure import LAGS
 from edge_monitor.region_map import FaultHead
-from edge_monitor.types import BANDS, BandPowers, Connectivity, FaultGuess, FloatArray, TapSpec, Vitals
+from edge_monitor.reports import BandPowers, Connectivity, FaultGuess, Vitals
+from edge_monitor.types import BANDS, FloatArray, TapSpec
 
 LEAST_CONFIDENCE = 0.5
 """A fault less probable than this is not named."""

@@ -8,18 +8,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from edge_monitor.types import (
+from edge_monitor.reports import (
     BandPowers,
     Connectivity,
     Consistency,
     Evidence,
     FaultGuess,
-    ProbeEvent,
     RegionScores,
-    StatRow,
-    TapSpec,
     Vitals,
 )
+from edge_monitor.types import ProbeEvent, StatRow, TapSpec
 
 
 class Limits(msgspec.Struct, frozen=True):

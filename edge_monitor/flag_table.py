@@ -24,7 +24,7 @@ from edge_monitor.flag_causes import (
     explain_tract,
     likely,
 )
-from edge_monitor.types import CHANNELS, HealthState
+from edge_monitor.reports import CHANNELS, HealthState
 
 PASS_RATIO = 0.8
 """Evidence has to fall to this share of its threshold before it counts as passed."""

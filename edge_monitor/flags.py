@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edge_monitor.findings import UNKNOWN, Findings, Verdict
 from edge_monitor.flag_table import FLAGS, FlagRow, is_calm
-from edge_monitor.types import Consistency, FlagState, FlagStatus, Transition
+from edge_monitor.reports import Consistency, FlagState, FlagStatus, Transition
 
 COUNTER_FAILED, COUNTER_PASSED = 127, -128
 AGING_NS = 600 * 10**9

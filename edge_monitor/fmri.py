@@ -10,7 +10,8 @@ from edge_monitor.arrays import BOOL, FLOAT, require_array
 from edge_monitor.errors import InputError, MapError
 from edge_monitor.kernels import voxels as kernel
 from edge_monitor.region_map import FmriBaseline
-from edge_monitor.types import BoolArray, FloatArray, IntArray, RegionScores, SpatialBlock, TapSpec
+from edge_monitor.reports import RegionScores
+from edge_monitor.types import BoolArray, FloatArray, IntArray, SpatialBlock, TapSpec
 
 
 def densities(voxels: FloatArray, counts: FloatArray | IntArray, floor: FloatArray) -> FloatArray:

@@ -34,7 +34,8 @@ from edge_monitor.region_map import (
     ResidualBaseline,
     TractBaseline,
 )
-from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
+from edge_monitor.reports import CHANNELS, STATES
+from edge_monitor.types import BANDS, TapSpec
 
 FORMAT = 5
 

@@ -19,18 +19,8 @@ from edge_monitor.fmri import FmriTracker
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.map_file import load_region_map
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import (
-    BANDS,
-    HealthReport,
-    HealthState,
-    MonitorInput,
-    ProbeEvent,
-    Scores,
-    StatRow,
-    Tick,
-    Transition,
-    Vitals,
-)
+from edge_monitor.reports import HealthReport, HealthState, Scores, Transition, Vitals
+from edge_monitor.types import BANDS, MonitorInput, ProbeEvent, StatRow, Tick
 from edge_monitor.vitals import VitalsTracker
 
 _GAMMA = BANDS.index("gamma")

@@ -24,6 +24,7 @@ from edge_monitor.observer import Observer
 from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import RegionMap, Runtime
+from edge_monitor.reports import HealthReport
 from edge_monitor.sinks.health_page import HealthPageSink
 from edge_monitor.sinks.journal import JournalSink
 from edge_monitor.sinks.mqtt import MqttSink
@@ -32,7 +33,7 @@ from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.taps.known_model import load_known_model
 from edge_monitor.taps.model_file import serving_runtime
-from edge_monitor.types import HealthReport, MonitorInput, Tick
+from edge_monitor.types import MonitorInput, Tick
 
 STEP_SAMPLES = 4096
 """Durations of `Monitor.feed` that are kept for their median."""

@@ -8,7 +8,8 @@ from collections import deque
 import msgspec
 
 from edge_monitor.kernels.goertzel import GAP_LIMIT
-from edge_monitor.types import StatRow, TapSpec, Vitals
+from edge_monitor.reports import Vitals
+from edge_monitor.types import StatRow, TapSpec
 
 EARLY_PERIODS = 0.25
 """Jitter in frame periods that a gap may fall short of a whole number of frames."""

@@ -8,16 +8,8 @@ import numpy as np
 from edge_monitor.findings import Findings, Limits
 from edge_monitor.flag_table import FLAGS
 from edge_monitor.flags import FlagTracker
-from edge_monitor.types import (
-    CHANNELS,
-    Consistency,
-    Evidence,
-    FlagStatus,
-    ProbeEvent,
-    StatRow,
-    TapSpec,
-    Vitals,
-)
+from edge_monitor.reports import CHANNELS, Consistency, Evidence, FlagStatus, Vitals
+from edge_monitor.types import ProbeEvent, StatRow, TapSpec
 
 SECOND = 10**9
 PERIOD_NS = SECOND / 30

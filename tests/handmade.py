@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edge_monitor.types import (
+from edge_monitor.reports import (
     BandPowers,
     Connectivity,
     Consistency,
@@ -11,12 +11,11 @@ from edge_monitor.types import (
     FlagStatus,
     HealthReport,
     HealthState,
-    ProbeEvent,
     RegionScores,
-    StatRow,
     Transition,
     Vitals,
 )
+from edge_monitor.types import ProbeEvent, StatRow
 
 MS = 1_000_000
 

@@ -24,9 +24,10 @@ from edge_monitor.region_map import (
     TapNeutrality,
     TractBaseline,
 )
+from edge_monitor.reports import CHANNELS, STATES
 from edge_monitor.taps.onnx import find_observed_input, input_type, list_taps, open_session
 from edge_monitor.taps.reducer import input_spec, tap_spec
-from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
+from edge_monitor.types import BANDS, TapSpec
 
 
 def minimal_map(

@@ -31,9 +31,9 @@ from edge_monitor.offline.observe import (
 from edge_monitor.offline.scene import BEFORE
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import Impact
+from edge_monitor.reports import CHANNELS, FlagStatus, HealthState
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.frames import FrameSource
-from edge_monitor.types import CHANNELS, FlagStatus, HealthState
 
 DATA = Path(os.environ.get("EDGE_MONITOR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MODEL = DATA / "mlperf_tiny" / "resnet8_float.onnx"

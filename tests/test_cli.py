@@ -23,8 +23,8 @@ from edge_monitor.map_file import load_region_map, save_region_map
 from edge_monitor.offline.drill import RAMP_S
 from edge_monitor.offline.drill_scenes import LEAD
 from edge_monitor.offline.scene import BEFORE
+from edge_monitor.reports import CHANNELS
 from edge_monitor.taps.onnx_graph import add_outputs
-from edge_monitor.types import CHANNELS
 
 RATE_HZ = 30.0
 

@@ -15,11 +15,12 @@ from edge_monitor.band_plan import BandPlan
 from edge_monitor.eeg import log_powers, nearest_profile
 from edge_monitor.map_file import load_region_map
 from edge_monitor.pipeline import Monitor
+from edge_monitor.reports import STATES, FlagStatus
 from edge_monitor.service import Watch, open_probe
 from edge_monitor.sources.camera_faults import camera_fault
 from edge_monitor.sources.recording import RecordingReader
 from edge_monitor.sources.scenes import Road
-from edge_monitor.types import BANDS, STATES, FlagStatus
+from edge_monitor.types import BANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "edge_monitor" / "data" / "demo_model.onnx"

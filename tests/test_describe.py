@@ -10,7 +10,7 @@ from maps import minimal_map
 from rich.console import Console
 
 from edge_monitor.offline.describe import describe_map
-from edge_monitor.types import CHANNELS
+from edge_monitor.reports import CHANNELS
 
 
 def told(region_map) -> str:

@@ -8,7 +8,8 @@ from edge_monitor.eeg import EegTracker, log_powers, nearest_profile
 from edge_monitor.errors import MapError
 from edge_monitor.kernels.line import WINDOW as LINE_WINDOW
 from edge_monitor.region_map import EegBaseline
-from edge_monitor.types import BANDS, STATES
+from edge_monitor.reports import STATES
+from edge_monitor.types import BANDS
 
 ALL = np.ones(4, bool)
 

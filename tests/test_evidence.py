@@ -21,7 +21,7 @@ from edge_monitor.offline.thresholds import (
     surprise_of,
 )
 from edge_monitor.region_map import EvidenceNull
-from edge_monitor.types import CHANNELS, Scores
+from edge_monitor.reports import CHANNELS, Scores
 
 N = len(CHANNELS)
 TAIL = np.geomspace(1.0, 0.005, 64)

@@ -17,7 +17,8 @@ from edge_monitor.flags import COUNTER_FAILED, COUNTER_PASSED, FlagTracker
 from edge_monitor.fmri import FmriTracker
 from edge_monitor.offline.injection import Injection, fork, levels_of
 from edge_monitor.pipeline import Monitor
-from edge_monitor.types import FlagState, FlagStatus, SpatialBlock, Tick
+from edge_monitor.reports import FlagState, FlagStatus
+from edge_monitor.types import SpatialBlock, Tick
 
 N = 120
 

@@ -10,7 +10,8 @@ import pytest
 from edge_monitor.errors import MapError
 from edge_monitor.fault_head import LEAST_CONFIDENCE, FaultHeadTracker, gather, n_inputs
 from edge_monitor.region_map import FaultHead
-from edge_monitor.types import BANDS, BandPowers, Connectivity, TapSpec, Vitals
+from edge_monitor.reports import BandPowers, Connectivity, Vitals
+from edge_monitor.types import BANDS, TapSpec
 
 TAPS = (
     TapSpec("input", (3, 8, 8), (3, 2, 2), picture=(2, 2)),

@@ -32,16 +32,15 @@ import edge_monitor
 from edge_monitor.findings import Findings
 from edge_monitor.flag_causes import locate
 from edge_monitor.flag_table import FLAGS, is_calm
-from edge_monitor.types import (
-    BANDS,
+from edge_monitor.reports import (
     CHANNELS,
     BandPowers,
     Connectivity,
     FaultGuess,
     HealthState,
     RegionScores,
-    TapSpec,
 )
+from edge_monitor.types import BANDS, TapSpec
 
 
 def test_codes_are_unique_and_fit_the_health_page():

@@ -15,6 +15,7 @@ from edge_monitor.map_file import load_region_map
 from edge_monitor.offline.injection import Injection, Injector, Range
 from edge_monitor.offline.scene import BEFORE, Scene
 from edge_monitor.pipeline import Monitor
+from edge_monitor.reports import CHANNELS, FlagStatus
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.taps.governor import (
     BUDGET,
@@ -28,7 +29,7 @@ from edge_monitor.taps.governor import (
     Step,
     ladder,
 )
-from edge_monitor.types import CHANNELS, FlagStatus, StatRow
+from edge_monitor.types import StatRow
 
 PERIOD_NS = 1e9 / 30
 BUDGET_NS = BUDGET * PERIOD_NS

@@ -15,11 +15,12 @@ from msgspec.structs import asdict, replace
 
 from edge_monitor.errors import InputError
 from edge_monitor.flag_table import FLAGS
+from edge_monitor.reports import FlagStatus, HealthState
 from edge_monitor.service import Watch
 from edge_monitor.sinks.health_page import HealthPageSink
 from edge_monitor.sinks.health_page_layout import FIELDS, LENGTH, SIZE
 from edge_monitor.sinks.health_page_reader import HealthPageReader, Page, PageStatus
-from edge_monitor.types import FlagStatus, HealthState, SpatialBlock, Tick
+from edge_monitor.types import SpatialBlock, Tick
 
 DATA_ID = 0xE0A1B2C3
 HEADER_DIR = Path(__file__).parents[1] / "firmware_configs"

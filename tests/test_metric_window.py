@@ -6,8 +6,9 @@ from handmade import MS, bands, consistency, evidence, probe_event, regions, rep
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_monitor.reports import HealthState
 from edge_monitor.sinks.metric_window import Spread, WindowBuilder
-from edge_monitor.types import HealthState, Tick
+from edge_monitor.types import Tick
 
 NAN = float("nan")
 

@@ -13,11 +13,12 @@ from handmade import flag, probe_event, report, row, transition
 
 from edge_monitor.config import MqttSettings
 from edge_monitor.errors import ConfigError
+from edge_monitor.reports import FlagStatus
 from edge_monitor.sinks import mqtt, mqtt_link
 from edge_monitor.sinks.mqtt import MqttSink
 from edge_monitor.sinks.mqtt_link import MqttLink
 from edge_monitor.sinks.telemetry import StartMessage
-from edge_monitor.types import FlagStatus, Tick
+from edge_monitor.types import Tick
 
 ROOT = "em/v1/fleet/van 7/front"
 

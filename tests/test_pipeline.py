@@ -11,16 +11,8 @@ from edge_monitor.digest import report_digest
 from edge_monitor.fault_head import n_inputs
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import FaultHead
-from edge_monitor.types import (
-    CHANNELS,
-    FlagStatus,
-    HealthState,
-    OutputSummary,
-    ProbeEvent,
-    SpatialBlock,
-    StatRow,
-    Tick,
-)
+from edge_monitor.reports import CHANNELS, FlagStatus, HealthState
+from edge_monitor.types import OutputSummary, ProbeEvent, SpatialBlock, StatRow, Tick
 
 RATE_HZ = 30.0
 PERIOD_NS = int(1e9 / RATE_HZ)

@@ -16,20 +16,12 @@ from msgspec.structs import asdict, replace
 
 from edge_monitor.digest import report_digest
 from edge_monitor.errors import InputError, RecordingError
+from edge_monitor.reports import CHANNELS, FaultGuess, HealthState
 from edge_monitor.sinks import recording as recording_sink
 from edge_monitor.sinks.queued import QueuedSink
 from edge_monitor.sinks.recording import RecordingSink
 from edge_monitor.sources.recording import RecordingReader
-from edge_monitor.types import (
-    CHANNELS,
-    FaultGuess,
-    HealthState,
-    OutputSummary,
-    ProbeEvent,
-    SpatialBlock,
-    StatRow,
-    Tick,
-)
+from edge_monitor.types import OutputSummary, ProbeEvent, SpatialBlock, StatRow, Tick
 
 TAPS = ("input", "/conv1/Relu_output_0", "relu 2")
 METADATA = {"device": "car-7", "model": "resnet8"}

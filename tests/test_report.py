@@ -31,8 +31,9 @@ from edge_monitor.offline.report_recording import recording_page
 from edge_monitor.offline.watching import FreezeFrame
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import Impact
+from edge_monitor.reports import CHANNELS, Transition
 from edge_monitor.sinks.recording import RecordingSink
-from edge_monitor.types import CHANNELS, SpatialBlock, StatRow, Tick, Transition
+from edge_monitor.types import SpatialBlock, StatRow, Tick
 
 MINIMAL = minimal_map(models.cnn())
 EVIL = "<script>$x_1$"

@@ -30,7 +30,7 @@ from edge_monitor.offline.thresholds import (
     poisson_interval,
     surprises_of,
 )
-from edge_monitor.types import CHANNELS, Evidence, FlagStatus, Scores, Vitals
+from edge_monitor.reports import CHANNELS, Evidence, FlagStatus, Scores, Vitals
 
 RATE_HZ = 30.0
 N = len(CHANNELS)

@@ -27,10 +27,11 @@ from edge_monitor.kernels.tap_moments import tap_moments
 from edge_monitor.neutrality import certify_neutrality
 from edge_monitor.offline.replay import Replay
 from edge_monitor.probe import Probe
+from edge_monitor.reports import HealthReport
 from edge_monitor.taps.onnx import list_taps, quiet_options
 from edge_monitor.taps.onnx_graph import read_graph
 from edge_monitor.taps.tap_table import Layout, TapTable
-from edge_monitor.types import HealthReport, SpatialBlock, StatRow, TapSpec
+from edge_monitor.types import SpatialBlock, StatRow, TapSpec
 
 Numbers = dict[str, np.ndarray]
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,11 +29,11 @@ from edge_monitor.offline.observe import Images, Observed
 from edge_monitor.offline.tract_baseline import watch_tracts
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import FaultHead, Golden, Neutrality, RegionMap, Runtime, TapNeutrality
+from edge_monitor.reports import FlagStatus
 from edge_monitor.service import Watch, open_probe, open_sinks
 from edge_monitor.sinks.queued import Sink
 from edge_monitor.sources.scenes import Road
 from edge_monitor.taps.onnx import open_session
-from edge_monitor.types import FlagStatus
 
 WARM_UP = 512
 """Rows until every window of the monitor is full, and more."""

@@ -30,8 +30,9 @@ from edge_monitor.offline.surgery import CutModel
 from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import Impact, RegionMap
+from edge_monitor.reports import STATES, HealthReport
 from edge_monitor.taps.onnx import quiet_options
-from edge_monitor.types import STATES, HealthReport, StatRow, TapSpec
+from edge_monitor.types import StatRow, TapSpec
 
 WARM = max(WINDOWS)
 """Frames after which every band of a clip is known."""

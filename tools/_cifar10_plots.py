@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from edge_monitor.offline.plots import ACCENT, FAINT, GREY, INK, WARM, WIDTH_IN, drawing, levels, short
-from edge_monitor.types import STATES
+from edge_monitor.reports import STATES
 
 _LOOKS = {
     "theta": (ACCENT, "-"),

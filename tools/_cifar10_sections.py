@@ -26,7 +26,8 @@ from edge_monitor.offline.page import UNKNOWN, Figure, Section, Table, Text, csv
 from edge_monitor.offline.plots import voxel_stack
 from edge_monitor.offline.plots_map import connectome
 from edge_monitor.offline.report_connectome import RELIABLE
-from edge_monitor.types import BANDS, STATES
+from edge_monitor.reports import STATES
+from edge_monitor.types import BANDS
 
 
 def signature_section(study: Study) -> Section:

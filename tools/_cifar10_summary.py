@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from edge_monitor.offline.page import place_of
-from edge_monitor.types import BANDS, STATES
+from edge_monitor.reports import STATES
+from edge_monitor.types import BANDS
 
 STRONGEST = 0.1
 """Share of a transition's tracts that count as its strongest."""

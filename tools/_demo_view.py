@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import BANDS, STATES, FlagStatus, HealthReport, HealthState
+from edge_monitor.reports import STATES, FlagStatus, HealthReport, HealthState
+from edge_monitor.types import BANDS
 
 RAMP = " ▁▂▃▄▅▆▇█"
 STATE_STYLE = {

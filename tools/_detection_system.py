@@ -46,8 +46,9 @@ from edge_monitor.offline.scene import Scene
 from edge_monitor.offline.thresholds import fit_evidence
 from edge_monitor.probe import Probe
 from edge_monitor.region_map import FaultHead, Golden, RegionMap, Runtime
+from edge_monitor.reports import CHANNELS
 from edge_monitor.taps.onnx import quiet_options
-from edge_monitor.types import CHANNELS, FloatArray, StatRow
+from edge_monitor.types import FloatArray, StatRow
 
 OTHER = "other injectors"
 

@@ -11,7 +11,8 @@ from _detection_transforms import EVENT_GAP
 
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import CHANNELS, BoolArray, FlagStatus, FloatArray, HealthReport, StatRow
+from edge_monitor.reports import CHANNELS, FlagStatus, HealthReport
+from edge_monitor.types import BoolArray, FloatArray, StatRow
 
 EXACT_FLAGS = (
     *("NON_FINITE", "INPUT_FROZEN", "ROWS_DEAD", "ACTIVATIONS_STALE", "TIME_BACKWARDS"),

@@ -19,7 +19,8 @@ from edge_monitor.kernels import line
 from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.offline.observe import Progress
 from edge_monitor.region_map import EegBaseline, FmriBaseline
-from edge_monitor.types import BANDS, STATES, FloatArray, StatRow, TapSpec
+from edge_monitor.reports import STATES
+from edge_monitor.types import BANDS, FloatArray, StatRow, TapSpec
 from edge_monitor.vitals import VitalsTracker, dead_rows
 
 PROFILE_S = 10.0

@@ -30,7 +30,8 @@ from edge_monitor.region_map import (
     Provenance,
     RegionMap,
 )
-from edge_monitor.types import CHANNELS, STATES, BoolArray, FlagStatus, FloatArray, IntArray, StatRow
+from edge_monitor.reports import CHANNELS, STATES, FlagStatus
+from edge_monitor.types import BoolArray, FloatArray, IntArray, StatRow
 
 JUDGE_SHARE = 0.2
 """Share of the rows, the last ones, on which the false alarms are counted."""

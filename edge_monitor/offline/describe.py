@@ -16,10 +16,11 @@ from edge_monitor.flag_causes import locate
 from edge_monitor.map_file import load_region_map
 from edge_monitor.offline.output_file import require_folder
 from edge_monitor.region_map import Impact, RegionMap
+from edge_monitor.reports import CHANNELS, STATES
 from edge_monitor.sources.frames import FrameSource
 from edge_monitor.taps.known_model import load_known_model
 from edge_monitor.taps.model_file import load_model
-from edge_monitor.types import BANDS, CHANNELS, STATES, TapSpec
+from edge_monitor.types import BANDS, TapSpec
 
 
 def describe_map(region_map: RegionMap) -> RenderableType:

@@ -14,7 +14,8 @@ from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.scene import Scene
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import FlagStatus, StatRow
+from edge_monitor.reports import FlagStatus
+from edge_monitor.types import StatRow
 from edge_monitor.vitals import MOVING_MPS
 
 IMPACTING = 0.1

@@ -16,7 +16,8 @@ from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.offline.scene import Scene
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import FloatArray, HealthReport, StatRow
+from edge_monitor.reports import HealthReport
+from edge_monitor.types import FloatArray, StatRow
 from edge_monitor.vitals import MOVING_MPS
 
 MILDEST, STRONGEST = 0.5, 3.0

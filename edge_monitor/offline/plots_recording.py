@@ -25,7 +25,8 @@ from edge_monitor.offline.plots import (
     levels,
     short,
 )
-from edge_monitor.types import BoolArray, FloatArray, HealthState, TapSpec
+from edge_monitor.reports import HealthState
+from edge_monitor.types import BoolArray, FloatArray, TapSpec
 
 STATE_MARK = {
     HealthState.OK: "●\u00a0OK",

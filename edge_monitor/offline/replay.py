@@ -13,8 +13,8 @@ from edge_monitor.errors import RecordingError
 from edge_monitor.map_file import from_bytes
 from edge_monitor.offline.observe import Progress, silent
 from edge_monitor.pipeline import Monitor
+from edge_monitor.reports import HealthReport
 from edge_monitor.sources.recording import RecordingReader
-from edge_monitor.types import HealthReport
 
 
 class Replayed(msgspec.Struct, frozen=True):

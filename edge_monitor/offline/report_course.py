@@ -13,7 +13,8 @@ from edge_monitor.offline.page import Figure, Part, Section, Table, Text, clock_
 from edge_monitor.offline.plots import WARM
 from edge_monitor.offline.plots_recording import STATE_MARK, Axis
 from edge_monitor.offline.watching import TERMS, Watched, Watching
-from edge_monitor.types import BANDS, CHANNELS, FlagStatus, FloatArray
+from edge_monitor.reports import CHANNELS, FlagStatus
+from edge_monitor.types import BANDS, FloatArray
 
 CSV_CELLS = 60_000
 """Numbers behind one figure: more of them would outweigh the page."""

@@ -24,7 +24,7 @@ from edge_monitor.offline.plots import voxel_stack
 from edge_monitor.offline.plots_recording import CLIP_Z, STATE_MARK
 from edge_monitor.offline.watching import FreezeFrame
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import CHANNELS, Connectivity, HealthReport
+from edge_monitor.reports import CHANNELS, Connectivity, HealthReport
 
 _FLAG_ROWS = {row.code: row for row in FLAGS}
 _OFFSETS = (-32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32)

@@ -12,7 +12,8 @@ from edge_monitor.offline.page import Facts, Figure, Page, Section, Table, count
 from edge_monitor.offline.report_connectome import Transition, connectome_section, transitions_of
 from edge_monitor.offline.report_impact import impact_section
 from edge_monitor.region_map import RegionMap, Runtime
-from edge_monitor.types import BANDS, CHANNELS, STATES
+from edge_monitor.reports import CHANNELS, STATES
+from edge_monitor.types import BANDS
 
 
 def map_page(region_map: RegionMap, name: str) -> Page:

@@ -17,7 +17,7 @@ from edge_monitor.offline.report_course import (
 )
 from edge_monitor.offline.report_freeze_frame import freeze_frame_section
 from edge_monitor.offline.watching import FreezeFrame, Watched, Watching, watch_recording
-from edge_monitor.types import HealthState
+from edge_monitor.reports import HealthState
 
 
 def recording_page(path: Path, progress: Progress = silent) -> Page:

@@ -9,7 +9,8 @@ from scipy.stats import chi2
 from edge_monitor.flag_table import FLAGS, PASS_RATIO
 from edge_monitor.kernels.debounce import confirmations
 from edge_monitor.region_map import EvidenceNull
-from edge_monitor.types import CHANNELS, BoolArray, FloatArray
+from edge_monitor.reports import CHANNELS
+from edge_monitor.types import BoolArray, FloatArray
 
 TAIL = np.geomspace(1.0, 0.005, 64)
 """Tail probabilities at which clean scores are tabulated."""

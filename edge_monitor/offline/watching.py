@@ -15,16 +15,15 @@ from edge_monitor.offline.plots_recording import CONFIRMED, PENDING
 from edge_monitor.offline.replay import Replay
 from edge_monitor.offline.time_course import TimeCourse, farthest, largest, smallest
 from edge_monitor.region_map import RegionMap
-from edge_monitor.types import (
-    BANDS,
+from edge_monitor.reports import (
     CHANNELS,
     Consistency,
     FlagStatus,
-    FloatArray,
     HealthReport,
     HealthState,
     Transition,
 )
+from edge_monitor.types import BANDS, FloatArray
 
 AROUND = 32
 """Reports kept before and after a confirmation."""

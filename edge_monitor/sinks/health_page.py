@@ -20,6 +20,7 @@ import numpy as np
 
 from edge_monitor.errors import InputError
 from edge_monitor.flag_table import FLAGS
+from edge_monitor.reports import FlagStatus, HealthReport
 from edge_monitor.sinks.health_page_layout import (
     BLOCK,
     CRC_AT,
@@ -31,7 +32,7 @@ from edge_monitor.sinks.health_page_layout import (
     SIZE,
     block_crc,
 )
-from edge_monitor.types import FlagStatus, HealthReport, MonitorInput, StatRow
+from edge_monitor.types import MonitorInput, StatRow
 
 _CRC = struct.Struct(">I")
 _SEVERITY = {row.code: row.severity for row in FLAGS}

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from edge_monitor.errors import InputError
+from edge_monitor.reports import HealthState
 from edge_monitor.sinks.health_page_layout import BLOCK, FORMAT, HEADER, LENGTH, PAYLOAD, SIZE, block_crc
-from edge_monitor.types import HealthState
 
 _ATTEMPTS = 8
 """Looks at the page before it is called torn or corrupt: one write takes microseconds."""

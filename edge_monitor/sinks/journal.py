@@ -12,7 +12,8 @@ import os
 import sys
 from typing import NamedTuple, TextIO
 
-from edge_monitor.types import HealthReport, MonitorInput, Transition
+from edge_monitor.reports import HealthReport, Transition
+from edge_monitor.types import MonitorInput
 
 
 class Level(NamedTuple):

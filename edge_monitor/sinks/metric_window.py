@@ -7,14 +7,8 @@ import math
 import msgspec
 import numpy as np
 
-from edge_monitor.types import (
-    CHANNELS,
-    FloatArray,
-    HealthReport,
-    HealthState,
-    MonitorInput,
-    StatRow,
-)
+from edge_monitor.reports import CHANNELS, HealthReport, HealthState
+from edge_monitor.types import FloatArray, MonitorInput, StatRow
 
 
 class Spread(msgspec.Struct, frozen=True):

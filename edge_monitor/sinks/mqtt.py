@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from edge_monitor.config import MqttSettings
+from edge_monitor.reports import FlagStatus, HealthReport
 from edge_monitor.sinks.metric_window import WindowBuilder
 from edge_monitor.sinks.mqtt_link import LinkLostError, MqttLink
 from edge_monitor.sinks.send_queue import SendQueue
@@ -22,7 +23,7 @@ from edge_monitor.sinks.telemetry import (
     StatusMessage,
     encode,
 )
-from edge_monitor.types import FlagStatus, HealthReport, MonitorInput, ProbeEvent
+from edge_monitor.types import MonitorInput, ProbeEvent
 
 METRIC_EXPIRY_S = 3600
 """A broker keeps metrics this long for a subscriber that is away; flags and events never expire."""

@@ -10,7 +10,8 @@ import threading
 from queue import SimpleQueue
 from typing import Protocol
 
-from edge_monitor.types import HealthReport, MonitorInput
+from edge_monitor.reports import HealthReport
+from edge_monitor.types import MonitorInput
 
 
 class Sink(Protocol):

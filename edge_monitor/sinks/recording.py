@@ -24,8 +24,9 @@ from mcap.writer import CompressionType, Writer
 
 from edge_monitor.digest import report_digest
 from edge_monitor.errors import InputError
+from edge_monitor.reports import HealthReport, HealthState
 from edge_monitor.sinks import recording_messages as messages
-from edge_monitor.types import HealthReport, HealthState, MonitorInput, StatRow, Tick
+from edge_monitor.types import MonitorInput, StatRow, Tick
 
 FORMAT = "1"
 CHUNK_BYTES = 128 * 1024

@@ -14,21 +14,19 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from edge_monitor.sinks.journal import transition_level, transition_text
-from edge_monitor.types import (
-    BANDS,
+from edge_monitor.reports import (
     CHANNELS,
     STATES,
     BandPowers,
     Connectivity,
     FlagStatus,
-    FloatArray,
     HealthReport,
     HealthState,
     RegionScores,
-    StatRow,
     Transition,
 )
+from edge_monitor.sinks.journal import transition_level, transition_text
+from edge_monitor.types import BANDS, FloatArray, StatRow
 
 Message = dict[str, Any]
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from edge_monitor.config import check_topic_segment
 from edge_monitor.errors import InputError
+from edge_monitor.reports import FlagState, Transition
 from edge_monitor.sinks.metric_window import Window
-from edge_monitor.types import FlagState, ProbeEvent, Transition
+from edge_monitor.types import ProbeEvent
 
 STREAMS = ("flag", "event", "metric")
 """The numbered streams, most important first; the position is the priority on the wire."""

@@ -163,11 +163,12 @@ class InterpreterProbe(Observer):
             return run()
         handed_over = False
         try:
+            loading_ns = time.monotonic_ns()
             loaded = self._load(frame)
             started_ns = time.monotonic_ns()
             result = run()
             ended_ns = time.monotonic_ns()
-            handed_over = loaded and self._report(started_ns, ended_ns, note)
+            handed_over = loaded and self._report(loading_ns, started_ns, ended_ns, note)
             return result
         finally:
             self._lock.release()
@@ -184,11 +185,11 @@ class InterpreterProbe(Observer):
             self._detach(error)
             return False
 
-    def _report(self, started_ns: int, ended_ns: int, note: Note) -> bool:
+    def _report(self, loading_ns: int, started_ns: int, ended_ns: int, note: Note) -> bool:
         """Hand over the row of the run that just ended, if there is one."""
         assert self._tapped is not None  # or nothing was loaded
         try:
-            self._govern(self._tapped)
+            self._govern(self._tapped, started_ns - loading_ns)
             reduction = self._tapped.reduce()
             if reduction is None:
                 return False

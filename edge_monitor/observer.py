@@ -211,12 +211,12 @@ class Observer:
         if self.governor is not None:
             self.governor.spent(time.thread_time_ns() - self._began_ns)
 
-    def _govern(self, tapped: Scannable) -> None:
-        """Say what is read of the frame that was just run."""
+    def _govern(self, tapped: Scannable, sampling_ns: int) -> None:
+        """Say what is read of the frame that was just run; ``sampling_ns``: what its picture took before."""
         if self.governor is not None:
             # A CPU budget: on a busy machine others run in between, and reading less would not change that
             # (test_probe.py::test_a_machine_under_full_load_loses_no_frame_and_no_scan).
-            self._began_ns = time.thread_time_ns()
+            self._began_ns = time.thread_time_ns() - sampling_ns
             tapped.choose(self.governor.scan())
 
     def _check_frames(

@@ -198,12 +198,13 @@ class SessionProbe(Observer):
 
     def _observe(self, feed: Mapping[str, NDArray[Any]], note: Note) -> list[NDArray[Any]]:
         """Run with taps and hand over the row; whatever it raises, the caller has no answer yet."""
+        loading_ns = time.monotonic_ns()
         self._tapped.load(feed[self._observed])
         started_ns = time.monotonic_ns()
         outputs = self._tapped.run(feed)
         ended_ns = time.monotonic_ns()
         try:
-            self._govern(self._tapped)
+            self._govern(self._tapped, started_ns - loading_ns)
             reduction = self._tapped.reduce()
             self._hand_over(reduction, outputs[0], started_ns, ended_ns, note)
         except Exception as error:  # noqa: BLE001  # ours alone: the answer is in hand already

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from importlib.util import find_spec
 from pathlib import Path
@@ -515,6 +516,17 @@ def map_of(data, runtime):
         signals.append([np.abs(value.astype(float)).mean() for value in (frames[-1], *read)])
     golden = Golden(np.stack(frames), np.array(outputs), np.array(signals), 1e-5)
     return neutral_map(data, specs, golden)
+
+
+@each_runtime
+def test_what_is_read_before_the_run_is_on_the_budget_too(runtime, recorder, monkeypatch):
+    data = model_of("float")
+    probe = ready(recorder, runtime, data, region_map=map_of(data, runtime))
+    load, costs_ns = probe._tapped.load, []
+    monkeypatch.setattr(probe._tapped, "load", lambda frame: (time.sleep(2e-3), load(frame))[1])
+    monkeypatch.setattr(probe.governor, "spent", costs_ns.append)
+    run(probe, feeds_of(data, 1)[0])
+    assert costs_ns[0] >= 2_000_000
 
 
 @each_runtime

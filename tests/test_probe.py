@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import models
@@ -811,6 +812,16 @@ def test_over_budget_voxels_are_scanned_less_and_signals_never(recorder):
             of_tap = np.repeat(row.spatial.taps, [tap.n_voxels for tap in hurried.taps])
             np.testing.assert_array_equal(row.spatial.voxels[of_tap], whole.spatial.voxels[of_tap])
             assert np.isnan(row.spatial.voxels[~of_tap]).all()
+
+
+def test_what_is_read_before_the_run_is_on_the_budget_too(recorder, monkeypatch):
+    data = models.cnn()
+    probe = probe_of(recorder, data, region_map=rated(data, 30.0))
+    load, costs_ns = probe._tapped.load, []
+    monkeypatch.setattr(probe._tapped, "load", lambda frame: (time.sleep(2e-3), load(frame)))
+    monkeypatch.setattr(probe.governor, "spent", costs_ns.append)
+    probe.run(None, {"input": frames(1)[0]})
+    assert costs_ns[0] >= 2_000_000
 
 
 def test_without_a_map_nothing_is_saved(recorder):

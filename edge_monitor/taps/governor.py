@@ -84,7 +84,7 @@ class Governor:
         return windows[self._scan % len(windows)]
 
     def spent(self, cost_ns: int) -> None:
-        """Take in what the probe cost behind the model's run; nanoseconds of CPU time."""
+        """Take in what the probe cost before and behind the model's run; nanoseconds of CPU time."""
         self._costs[self._place] = cost_ns
         self._place += 1
         if self._place < WINDOW:

@@ -198,7 +198,7 @@ def surprise(x, tail, quantiles, excess):
     return np.interp(x, ends, [-np.log(tail[k - 1]), -np.log(tail[k])])
 
 
-# kernels/picture.py
+# kernels/picture.py, kernels/displacement.py
 
 
 def picture(frames, rows, columns):

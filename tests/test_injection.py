@@ -13,7 +13,7 @@ from small_world import injector, same_picture, scene
 
 from edge_monitor.digest import report_digest
 from edge_monitor.errors import InputError
-from edge_monitor.kernels.picture import LAG
+from edge_monitor.kernels.displacement import LAG
 from edge_monitor.offline.delivery import plan_of, seen_by_camera
 from edge_monitor.offline.faults import EXTRAS, FAULTS, Stage
 from edge_monitor.offline.injection import (

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from edge_monitor.kernels import picture as kernel
+from edge_monitor.kernels.displacement import LAG, THUMB
 from edge_monitor.types import PICTURE, WHOLE_PICTURE
 
 N = len(PICTURE)
@@ -21,9 +22,9 @@ class Pictures:
         _, height, width = shape
         self.grid = grid
         self.light = np.zeros((3, height, width), np.float32)
-        rows, columns = min(kernel.THUMB, height), min(kernel.THUMB, width)
+        rows, columns = min(THUMB, height), min(THUMB, width)
         self.edges = np.arange(columns + 1) * width // columns
-        self.thumbs = np.zeros((kernel.LAG + 1, rows * columns))
+        self.thumbs = np.zeros((LAG + 1, rows * columns))
         self.profiles = np.zeros((2, height + width))
         self.count = np.zeros(1, np.int64)
         self.lanes = np.zeros((N, width), np.float32)

@@ -31,7 +31,7 @@ MAKERS = (
     *(
         ROOT / "edge_monitor" / name
         for name in (
-            *("kernels/fingerprint.py", "kernels/output.py", "kernels/picture.py"),
+            *("kernels/fingerprint.py", "kernels/output.py", "kernels/picture.py", "kernels/displacement.py"),
             *("kernels/lanes.py", "kernels/memory.py", "kernels/strips.py", "kernels/tap_moments.py"),
             *("kernels/vector.py", "observer.py", "session_probe.py", "taps/onnx.py", "taps/onnx_edit.py"),
             *("taps/onnx_graph.py", "taps/onnx_raw.py", "taps/onnx_session.py", "taps/onnx_tensor.py"),

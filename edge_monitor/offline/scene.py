@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_monitor.kernels.picture import LAG
+from edge_monitor.kernels.displacement import LAG
 from edge_monitor.sources.frames import Frame
 from edge_monitor.types import StatRow
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.errors import InputError, MapError
-from edge_monitor.kernels import picture
+from edge_monitor.kernels import displacement, picture
 from edge_monitor.kernels.fingerprint import fingerprint
 from edge_monitor.kernels.tap_moments import tap_moments
 from edge_monitor.taps.tap_table import ALIGNMENT, Layout, TapTable, aligned_zeros
@@ -86,7 +86,7 @@ class TapReducer:
         self._scan = np.ones(len(taps), np.bool_)
         self._scanned, self._whole = len(taps), True
         height, width = spec.shape[1:]
-        rows, columns = min(picture.THUMB, height), min(picture.THUMB, width)
+        rows, columns = min(displacement.THUMB, height), min(displacement.THUMB, width)
         self._pictures = np.zeros(1, np.int64)
         # In the order in which `kernels.picture.statistics` takes them.
         self._picture = (
@@ -94,7 +94,7 @@ class TapReducer:
             *spec.picture,
             np.arange(columns + 1) * width // columns,
             np.zeros((3, height, width), np.float32),
-            np.zeros((picture.LAG + 1, rows * columns)),
+            np.zeros((displacement.LAG + 1, rows * columns)),
             np.zeros((2, height + width)),
             self._pictures,
             np.zeros((picture.N_STATISTICS, width), np.float32),

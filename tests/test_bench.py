@@ -6,16 +6,19 @@ import sys
 import zlib
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 from _bench_datagram import CHECKSUM, HEADER, RowSocket, pack
+from _bench_kernel import KernelAlone
 from _bench_measure import Benchmark, interleaved, judge
 from _bench_models import mobilenet_v1, resnet18
 from _bench_rows import synthetic_rows
 
+from edge_monitor.probe import Probe
 from edge_monitor.taps.onnx import list_taps
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -73,6 +76,18 @@ def test_unknown_pattern():
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: --only warp drive: no such benchmark")
     assert "monitor/p50" in line
+
+
+def test_the_kernel_alone_reads_what_the_probe_reads():
+    rows = []
+    probe = Probe.onnx(models.cnn(), on_row=rows.append)
+    alone = KernelAlone(probe)
+    (given,) = probe.get_inputs()
+    for seed in range(2):
+        frame = np.random.default_rng(seed).random((1, *given.shape[1:]), np.float32)
+        probe.run(None, {given.name: frame})
+        alone.reduce()
+        np.testing.assert_array_equal(alone.signals, rows[-1].signals[1:])
 
 
 @pytest.mark.parametrize(("network", "n_taps"), [(mobilenet_v1, 27), (resnet18, 17)])

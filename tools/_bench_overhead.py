@@ -7,11 +7,13 @@ by itself. Calls alternate one by one, so that both see the machine as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from itertools import cycle, islice
 
 import numpy as np
 from _bench_datagram import RowSocket
+from _bench_kernel import KernelAlone
 from _bench_measure import Effort, UnavailableError, durations_us, interleaved
 from _bench_models import mlperf_tiny, one_thread
 from _bench_rows import synthetic_rows
@@ -41,58 +43,77 @@ class Rotation:
 
 
 def onnx_pair(
-    model: Callable[[], bytes], on_row: OnRow, *, every_tap: bool = False, width: int | None = None
+    model: Callable[[], bytes], on_row: OnRow, *, every_tap: bool = False, alone: bool = False
 ) -> Pair:
-    """Probe and session of an ONNX model, on a random picture; ``width``: of a `Rotation`."""
+    """Probe and session of an ONNX model, on a random picture; ``alone``: tapped run and kernel only."""
     how = one_thread()
     data = model()
     names = [tap.name for tap in list_taps(data) if every_tap or tap.default]
     probe = Probe.onnx(data, taps=names, on_row=on_row, **how)
-    if width is not None:
-        probe.governor = Rotation(len(probe.taps), width)
     plain = open_session(data, (), how)
     feed = {arg.name: np.zeros(*input_type(arg)) for arg in plain.get_inputs()}
     image = feed[find_observed_input(plain)]
     image[...] = 255 * np.random.default_rng(0).random(image.shape)
-    return probe, lambda: probe.run(None, feed), lambda: plain.run(None, feed)
+    watched = partial(probe.run, None, feed)
+    if alone:
+        watched = behind(partial(probe._tapped.run, feed), KernelAlone(probe))  # noqa: SLF001
+    return probe, watched, partial(plain.run, None, feed)
 
 
-def litert_pair(data: bytes, on_row: OnRow) -> Pair:
-    """Probe and interpreter of a TensorFlow Lite model, on a random picture."""
+def litert_pair(data: bytes, on_row: OnRow, *, alone: bool = False) -> Pair:
+    """Probe and interpreter of a TensorFlow Lite model, as `onnx_pair` does."""
     if find_spec("ai_edge_litert") is None:
         raise UnavailableError("ai-edge-litert is not installed")
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - may be missing
 
     probe = Probe.litert(data, on_row=on_row, num_threads=1)
     plain = Interpreter(model_content=data, num_threads=1)
-    rng = np.random.default_rng(0)
-
-    def caller(interpreter: Interpreter) -> Call:
+    for interpreter in (probe, plain):
         interpreter.allocate_tensors()
-        (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-        image = rng.integers(0, 256, taken["shape"])
-        image = (image - 128 * (taken["dtype"] == np.int8)).astype(taken["dtype"])
+    (taken,), (given,) = plain.get_input_details(), plain.get_output_details()
+    image = np.random.default_rng(0).integers(0, 256, taken["shape"])
+    image = (image - 128 * (taken["dtype"] == np.int8)).astype(taken["dtype"])
 
-        def call() -> object:
-            interpreter.set_tensor(taken["index"], image)
-            interpreter.invoke()
-            return interpreter.get_tensor(given["index"])
+    def call(interpreter: Interpreter) -> object:
+        interpreter.set_tensor(taken["index"], image)
+        interpreter.invoke()
+        return interpreter.get_tensor(given["index"])
 
-        return call
+    watched = partial(call, probe)
+    if alone:
+        watched()  # the probe finds out where the taps lie
+        tapped = probe._tapped.interpreter  # noqa: SLF001
+        watched = behind(partial(call, tapped), KernelAlone(probe))
+    return probe, watched, partial(call, plain)
 
-    return probe, caller(probe), caller(plain)
+
+def behind(run: Call, kernel: KernelAlone) -> Call:
+    """One after the other."""
+
+    def both() -> None:
+        run()
+        kernel.reduce()
+
+    return both
 
 
 def onnx_overhead(
-    model: Callable[[], bytes], *, every_tap: bool = False, width: int | None = None
+    model: Callable[[], bytes], *, every_tap: bool = False, width: int | None = None, alone: bool = False
 ) -> Callable[[Effort], list[float]]:
-    """Percent that a probe adds to a session's run."""
-    return lambda effort: percent_added(onnx_pair(model, ignore, every_tap=every_tap, width=width), effort)
+    """Percent that a probe adds to a session's run; ``width``: of a `Rotation`."""
+
+    def measure(effort: Effort) -> list[float]:
+        pair = onnx_pair(model, ignore, every_tap=every_tap, alone=alone)
+        if width is not None:
+            pair[0].governor = Rotation(len(pair[0].taps), width)
+        return percent_added(pair, effort)
+
+    return measure
 
 
-def litert_overhead(name: str) -> Callable[[Effort], list[float]]:
+def litert_overhead(name: str, *, alone: bool = False) -> Callable[[Effort], list[float]]:
     """Percent that a probe adds to an interpreter's run, with its input and its answer."""
-    return lambda effort: percent_added(litert_pair(mlperf_tiny(name), ignore), effort)
+    return lambda effort: percent_added(litert_pair(mlperf_tiny(name), ignore, alone=alone), effort)
 
 
 def ignore(_: StatRow) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
+from _bench_kernel import KernelAlone
 from _bench_measure import Effort, UnavailableError, interleaved, ratios
 from _bench_models import resnet8
 from _bench_overhead import onnx_pair
@@ -65,13 +66,8 @@ def moments_as_served(effort: Effort) -> list[float]:
     if not probe.attached:
         raise UnavailableError(f"the probe does not observe: {probe.detach_reason}")
     run()
-    reducer, memory = probe._tapped._reducer, probe._tapped._memory  # noqa: SLF001
-    table = reducer._table  # noqa: SLF001
-    taps = table.taps[1:]  # without the picture
-    n_taps, n_voxels = len(probe.taps), sum(tap.n_voxels for tap in probe.taps)
-    out = np.empty(n_taps - 1), np.empty(n_taps - 1, np.int64), np.empty((n_voxels, 3))
-    channels = np.empty(sum(tap.n_channels for tap in probe.taps))
-    tensors = tuple([tensor.reshape(-1) for tensor in memory])
+    kernel = KernelAlone(probe)
+    tensors = tuple([tensor.reshape(-1) for tensor in probe._tapped._memory])  # noqa: SLF001
     read = plain_read()
 
     @numba.njit
@@ -81,10 +77,7 @@ def moments_as_served(effort: Effort) -> list[float]:
             total += read(tensor)
         return total
 
-    def reduce() -> None:
-        tap_moments(taps, table.program, table.scales[1:], *out, channels)
-
-    functions = (run, reduce, run, lambda: read_all(tensors))
+    functions = (run, kernel.reduce, run, lambda: read_all(tensors))
     medians = [interleaved(functions, effort.repeats) for _ in range(effort.blocks + 1)]
     return [ours / plain for _, ours, _, plain in medians[1:]]
 

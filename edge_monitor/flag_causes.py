@@ -76,8 +76,8 @@ def explain_tract(f: Findings) -> str:
 def likely(f: Findings) -> str:
     """Words about the likely fault, as far as there is a head that knows.
 
-    None while the picture repeats bit for bit: that is known, and all the head has seen of it is a change
-    that ends.
+    No words while the picture repeats bit for bit: that is known, and all the head has seen of it is a
+    change that ends.
     """
     guess = f.guess
     if guess is None or guess.score is None or (f.vitals is not None and f.vitals.repeated):

@@ -78,7 +78,7 @@ class InterpreterProbe(Observer):
         return [interpreter.get_tensor(index) for index in self._graph.outputs]
 
     def tap_values(self) -> list[NDArray[Any]]:
-        return [] if self._tapped is None else self._tapped.values()
+        return self._tapped.values() if self.attached and self._tapped is not None else []
 
     def allocate_tensors(self) -> None:
         """Allocate as the interpreter does."""
@@ -161,19 +161,18 @@ class InterpreterProbe(Observer):
         if not self._lock.acquire(blocking=False):
             self._count_unobserved()
             return run()
-        handed_over = False
+        rows = self._rows
         try:
             loading_ns = time.monotonic_ns()
             loaded = self._load(frame)
             started_ns = time.monotonic_ns()
             result = run()
             ended_ns = time.monotonic_ns()
-            handed_over = loaded and self._report(loading_ns, started_ns, ended_ns, note)
+            if loaded:
+                self._report(loading_ns, started_ns, ended_ns, note)
             return result
         finally:
-            self._lock.release()
-            if not handed_over:
-                self._count_unobserved()
+            self._release(rows)
 
     def _load(self, frame: object) -> bool:
         """Take the input, from its tensor or from ``frame``; False when the run cannot be observed."""
@@ -185,21 +184,18 @@ class InterpreterProbe(Observer):
             self._detach(error)
             return False
 
-    def _report(self, loading_ns: int, started_ns: int, ended_ns: int, note: Note) -> bool:
+    def _report(self, loading_ns: int, started_ns: int, ended_ns: int, note: Note) -> None:
         """Hand over the row of the run that just ended, if there is one."""
         assert self._tapped is not None  # or nothing was loaded
         try:
             self._govern(self._tapped, started_ns - loading_ns)
             reduction = self._tapped.reduce()
-            if reduction is None:
-                return False
-            output = self._graph.outputs[0]
-            answer = read_answer(self._graph.tensors[output], self._interpreter.get_tensor(output))
-            self._hand_over(reduction, answer, started_ns, ended_ns, note)
+            if reduction is not None:
+                output = self._graph.outputs[0]
+                answer = read_answer(self._graph.tensors[output], self._interpreter.get_tensor(output))
+                self._hand_over(reduction, answer, started_ns, ended_ns, note)
         except Exception as error:  # noqa: BLE001  # ours alone: the answer is in its tensor already
             self._detach(error)
-            return False
-        return True
 
     def _reallocating(self) -> AbstractContextManager[None]:
         return nullcontext() if self._tapped is None else self._tapped.reallocating()

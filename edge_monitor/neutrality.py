@@ -160,10 +160,10 @@ def _open(
         untapped = UntappedTflite(data, label, name, given)
         return name, untapped, InterpreterProbe(data, label, name, given, setup)
     from edge_monitor.session_probe import SessionProbe
-    from edge_monitor.taps.onnx import quiet_options
+    from edge_monitor.taps.onnx import CPU, quiet_options
     from edge_monitor.taps.untapped_onnx import UntappedOnnx
 
-    given = {"sess_options": quiet_options(), "providers": ["CPUExecutionProvider"]}
+    given = {"sess_options": quiet_options(), "providers": CPU}
     if options is not None:
         given = dict(options)
     return "onnx", UntappedOnnx(data, label, given), SessionProbe.build(data, label, given, setup)

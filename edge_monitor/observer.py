@@ -157,13 +157,13 @@ class Observer:
             try:
                 if value is not None:
                     numbers[name] = float(value)
-            except (TypeError, ValueError, OverflowError):
+            except Exception:  # noqa: BLE001  # conversions are the caller's, and may raise anything
                 self.errors += 1
         captured = None
         try:
             if t_capture_ns is not None:
                 captured = int(np.int64(operator.index(t_capture_ns)))
-        except (TypeError, OverflowError):  # OverflowError: not of 64 bits, as rows and recordings keep it
+        except Exception:  # noqa: BLE001  # as above, or not of 64 bits, as rows and recordings keep it
             self.errors += 1
         self._note = (captured, numbers)
 
@@ -187,6 +187,12 @@ class Observer:
     def _count_unobserved(self) -> None:
         with self._count_lock:
             self.unobserved += 1
+
+    def _release(self, rows: int) -> None:
+        """Give the lock back behind a call; it was unobserved if there are still so many ``rows``."""
+        if self._rows == rows:
+            self._count_unobserved()
+        self._lock.release()
 
     def _hand_over(
         self, reduction: Reduction, answer: NDArray[Any] | None, started_ns: int, ended_ns: int, note: Note

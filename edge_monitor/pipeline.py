@@ -24,8 +24,9 @@ from edge_monitor.types import BANDS, MonitorInput, ProbeEvent, StatRow, Tick
 from edge_monitor.vitals import VitalsTracker
 
 _GAMMA = BANDS.index("gamma")
-_BLIND = ("PROBE_DETACHED: ", "NO_FRAMES: ")
-"""Reasons to be told beside any other: what stands now stands because nobody sees whether it has passed."""
+_BLIND = ("PROBE_DETACHED", "NO_FRAMES")
+"""Flags to be told beside any other: what stands now stands because nobody sees whether it has passed."""
+_WORDS = {HealthState.NEVER_SEEN: ("no frame yet",), HealthState.WARMING: ("EEG windows are filling",)}
 _NO_FRAME_YET = Vitals(0, 0, 0, 0, None, 0, 0, None, None)
 
 
@@ -94,7 +95,7 @@ class Monitor:
             frame=-1,
             t_ns=0,
             state=HealthState.NEVER_SEEN,
-            reasons=("no frame yet",),
+            reasons=_WORDS[HealthState.NEVER_SEEN],
             vitals=_NO_FRAME_YET,
             flags=self._flags.states,
             transitions=(),
@@ -207,13 +208,14 @@ class Monitor:
         """Step the flags; worst state, its reasons and those of `_BLIND`, and what changed."""
         transitions = self._flags.update(frame, t_ns, findings)
         states, confirmed = self._flags.states, self._flags.confirmed
-        standing = [(FLAGS[i].severity, f"{states[i].code}: {states[i].cause}") for i in confirmed]
+        standing = [FLAGS[i].severity for i in confirmed]
         if frame < 0:
-            standing.append((HealthState.NEVER_SEEN, "no frame yet"))
+            standing.append(HealthState.NEVER_SEEN)
         elif not self._eeg.warm:
-            standing.append((HealthState.WARMING, "EEG windows are filling"))
-        state = max((severity for severity, _ in standing), default=HealthState.OK)
-        reasons = tuple([text for severity, text in standing if severity is state or text.startswith(_BLIND)])
+            standing.append(HealthState.WARMING)
+        state = max(standing, default=HealthState.OK)
+        told = [states[i] for i in confirmed if FLAGS[i].severity is state or FLAGS[i].code in _BLIND]
+        reasons = (*[f"{flag.code}: {flag.cause}" for flag in told], *_WORDS.get(state, ()))
         before = self.report.state
         if state is not before:
             change = Transition(frame, t_ns, "HEALTH", before.name, state.name, "; ".join(reasons))

@@ -143,7 +143,7 @@ class Probe:
             probe.allocate_tensors()
             return probe
         from edge_monitor.session_probe import SessionProbe
-        from edge_monitor.taps.onnx import quiet_options
+        from edge_monitor.taps.onnx import CPU, quiet_options
 
-        options = {"sess_options": quiet_options(threads), "providers": ["CPUExecutionProvider"]}
+        options = {"sess_options": quiet_options(threads), "providers": CPU}
         return SessionProbe.build(data, label, options, setup)

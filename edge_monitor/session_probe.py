@@ -116,6 +116,7 @@ class SessionProbe(Observer):
         note = self._take_note()
         failure: Exception | None = None
         if self._lock.acquire(blocking=False):
+            rows = self._rows
             try:
                 places = self._find_places(output_names, input_feed, run_options)
                 if places is not None:
@@ -124,8 +125,9 @@ class SessionProbe(Observer):
             except Exception as error:  # noqa: BLE001  # the caller's fault or ours: the plain run tells
                 failure = error
             finally:
-                self._lock.release()
-        self._count_unobserved()
+                self._release(rows)
+        else:
+            self._count_unobserved()
         answer: list[Any] = self._session.run(self._names(output_names), input_feed, run_options)
         if failure is not None:
             self._detach(failure)

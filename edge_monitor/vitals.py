@@ -9,7 +9,7 @@ import msgspec
 
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.reports import Vitals
-from edge_monitor.types import StatRow, TapSpec
+from edge_monitor.types import PICTURE, WHOLE_PICTURE, StatRow, TapSpec
 
 EARLY_PERIODS = 0.25
 """Jitter in frame periods that a gap may fall short of a whole number of frames."""
@@ -25,6 +25,8 @@ LEAST_JUMP = 1.0
 does as much. Jumps are measured from there, so that what little clean driving has of them gives a scale."""
 HELD_FRAMES = 8
 """A jump lasts one frame, and counts for so many."""
+SLOPES = slice(PICTURE.index("across"), PICTURE.index("down") + 1)
+"""Of the statistics of a region: 0 where nothing varies."""
 LAG = 16
 """Frames that the thumbnail's long difference looks back on; all of them have to be driven."""
 
@@ -42,6 +44,7 @@ class VitalsTracker:
 
     def __init__(self, frame_rate_hz: float, input_tap: TapSpec) -> None:
         self._input_counts = input_tap.voxel_counts()
+        self._has_slopes = input_tap.shape[1] * input_tap.shape[2] > 1
         self._period_ns = 1e9 / frame_rate_hz
         self._smoothing = min(1.0, 1.0 / frame_rate_hz)  # time constant of one second
         self.reset()
@@ -144,7 +147,9 @@ class VitalsTracker:
         return max(self._jumps) if self._jumps else None
 
     def _is_flat(self, row: StatRow) -> bool:
-        """Whether no voxel of the input varies at all, as far as the row tells."""
+        """Whether the input varies nowhere, as far as the row tells; its voxels are not in every row."""
+        if row.picture is not None and self._has_slopes:
+            return not row.picture[: -len(WHOLE_PICTURE)].reshape(-1, len(PICTURE))[:, SLOPES].any()
         if row.spatial is None or not row.spatial.taps[0]:
             return False
         counts = self._input_counts * row.spatial.frames

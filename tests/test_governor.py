@@ -106,11 +106,21 @@ def test_a_few_absurd_costs_change_nothing(cost):
     assert governor.step == (7, 1)
 
 
-def test_what_costs_too_much_in_one_frame_of_sixteen_is_seen():
+def test_what_costs_too_much_in_one_frame_of_eight_is_seen():
     governor = Governor(8, PERIOD_NS)
     for i in range(WINDOW):
         governor.spent(int(40 * BUDGET_NS) if i % 8 == 0 else 0)
     assert governor.step == (4, 1)
+
+
+def test_scans_count_in_full_where_there_are_few_of_them():
+    """Not as outliers: 1.2 times the budget is over it, however few the frames that it is spent in."""
+    governor = Governor(4, PERIOD_NS)
+    while governor.step.tr < LONGEST_TR // 2:
+        spend(governor, 2 * BUDGET_NS)
+    for _ in range(WINDOW):
+        governor.spent(int(1.2 * BUDGET_NS * governor.step.tr) if governor.scan().any() else 0)
+    assert governor.step.tr == LONGEST_TR
 
 
 def test_it_goes_back_after_a_calm_time_and_is_more_patient_when_that_was_too_early():

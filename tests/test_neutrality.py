@@ -358,9 +358,9 @@ def test_failures_while_certifying_are_problems(broken, monkeypatch):
 def test_a_probe_that_detaches_meanwhile_is_refused(monkeypatch):
     reduce, calls = TappedSession.reduce, []
 
-    def second_frame_fails(self, frame):
-        calls.append(frame)
-        return fail() if len(calls) == 6 else reduce(self, frame)  # four at start
+    def second_frame_fails(self):
+        calls.append(self)
+        return fail() if len(calls) == 6 else reduce(self)  # four at start
 
     monkeypatch.setattr(TappedSession, "reduce", second_frame_fails)
     found = certify_neutrality(models.cnn())

@@ -32,8 +32,8 @@ def row(frame, at=None, *, capture=None, fingerprint=None, signals=None, nonfini
     )
 
 
-def follow(*rows):
-    tracker = VitalsTracker(RATE_HZ, INPUT)
+def follow(*rows, spec=INPUT):
+    tracker = VitalsTracker(RATE_HZ, spec)
     return [tracker.update(r) for r in rows]
 
 
@@ -175,6 +175,19 @@ def test_a_flat_picture_repeats_without_a_fault(pixels, repeated):
     """Over-exposed to pure white at a tunnel's exit, a live camera sends the same bits again."""
     rows = [msgspec.structs.replace(row(i, fingerprint=5), spatial=block(pixels)) for i in range(4)]
     assert follow(*rows)[-1].repeated == repeated
+
+
+@pytest.mark.parametrize(("pixel", "repeated"), [(255.0, 0), (254.0, 3)])
+def test_a_flat_picture_is_known_in_frames_that_are_not_scanned(pixel, repeated):
+    spec = input_spec("x", (3, 8, 8))
+    reducer = TapReducer((spec,), ())
+    frame = np.full((3, 8, 8), 255.0)
+    frame[1, 5, 6] = pixel
+    rows = []
+    for i in range(4):
+        reducer.load_input(frame)
+        rows.append(msgspec.structs.replace(row(i, fingerprint=5), picture=reducer.reduce().picture))
+    assert follow(*rows, spec=spec)[-1].repeated == repeated
 
 
 def test_a_block_without_the_input_does_not_show_that_it_is_flat():

@@ -58,11 +58,9 @@ def tflite_problem() -> str | None:
 def openvino_problem() -> str | None:
     """Say why onnxruntime-openvino cannot be installed here, None when it can."""
     machine = platform.machine()
-    return (
-        None
-        if machine in {"x86_64", "AMD64"}
-        else f"onnxruntime-openvino is there for x86-64, this is {machine}"
-    )
+    if machine == "x86_64":
+        return None
+    return f"onnxruntime-openvino is there for x86-64, this is {machine}"
 
 
 def build_openvino() -> Path:
@@ -78,6 +76,7 @@ def build_openvino() -> Path:
             f"installing {name} in {OPENVINO_FOLDER}",
             [*pip, "install", "--force-reinstall", "--no-deps", name],
         )
+        _step("looking for OpenVINO's provider", [str(python), "-c", ask])
     return python
 
 

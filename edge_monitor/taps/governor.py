@@ -13,7 +13,8 @@ BUDGET = 0.03
 WINDOW = 64
 """Frames over which the cost is averaged before it is judged."""
 OUTLIERS = WINDOW // 16
-"""Costliest frames of a window that do not count: caches were cold, or a page was fetched."""
+"""Costliest frames of a window that do not count: caches were cold, or a page was fetched. They are the same
+share of the scans where not every frame is scanned."""
 RELAX = 0.4
 """The governor takes a step back when less than this share of the budget is used: a step at most halves the
 voxels that are read, so what it saved comes back as twice the cost."""
@@ -90,7 +91,7 @@ class Governor:
         if self._place < WINDOW:
             return
         self._place = 0
-        mean = np.sort(self._costs)[:-OUTLIERS].mean()
+        mean = np.sort(self._costs)[: WINDOW - OUTLIERS // self.step.tr].mean()
         if mean > self._budget_ns:
             if self._cheap < 0:  # the last step back was too early
                 self._patience *= 2

@@ -110,7 +110,7 @@ class TappedInterpreter:
         natural = [tap_spec(tap.name, tap.shape) for tap in taps]
         self.specs = match_specs((input_spec(observed.name, observed.shape), *natural), specs)
         self._open = open_interpreter
-        self._model = with_outputs(data, [tap.index for tap in taps], keep_signatures=True)
+        self._model = with_outputs(data, [tap.index for tap in taps])
         self.interpreter = open_interpreter(self._model)
         for detail in self.interpreter.get_input_details():
             sizes = detail["shape_signature"][1:]

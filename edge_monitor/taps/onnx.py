@@ -41,6 +41,8 @@ FLOATS = ("float32", "float16")
 """Types that can be read; integers where the model says what they stand for."""
 
 
+CPU = ["CPUExecutionProvider"]
+"""Execution providers of a session on whose taps the probe can look in place."""
 OPENING = Lock()
 """Held while a session opens: `onnx_raw` changes options of the caller for that long, and no other session
 that we open may take them for the caller's."""

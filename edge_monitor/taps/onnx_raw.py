@@ -20,11 +20,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge_monitor.taps.onnx import OPENING
+from edge_monitor.taps.onnx import CPU, OPENING
 from edge_monitor.taps.onnx_edit import append_outputs, replace_outputs
 from edge_monitor.taps.onnx_graph import Graph, find_readers, read_graph
-
-CPU = ["CPUExecutionProvider"]
 
 Feed = Mapping[str, NDArray[Any]]
 Options = Mapping[str, object]
@@ -159,7 +157,7 @@ def _open_stored(
 ) -> Tapped | dict[str, str]:
     """Open the edited model; those taps of ``stored`` that are in one layout and in no other, if not all are.
 
-    None is when an answer or a tap is not what is expected at all.
+    Of these there are none when an answer or a tap is not what is expected at all.
     """
     session = _open(replace_outputs(optimised, stored), session_options)
     found = [session.run(None, feed) for feed in feeds]

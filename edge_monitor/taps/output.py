@@ -19,10 +19,17 @@ class OutputSummarizer:
         self._summary = np.empty(3)
 
     def summarize(self, output: NDArray[Any]) -> OutputSummary | None:
-        """Winner, confidence, entropy of an output of any shape; None when it holds no floats."""
+        """Winner, confidence, entropy of an output of any shape; None when it holds no floats.
+
+        What is beyond float32 counts as infinite, as in an input.
+        """
         if output.dtype.kind != "f":
             return None
-        values = output.reshape(-1).astype(np.float32, copy=False)
+        if output.dtype.itemsize <= 4:  # asking NumPy for errstate costs more than the rest
+            values = output.reshape(-1).astype(np.float32, copy=False)
+        else:
+            with np.errstate(over="ignore"):
+                values = output.reshape(-1).astype(np.float32)
         nonfinite = summarize_output(values, self._summary)
         winner, confidence, entropy = self._summary.tolist()
         if math.isnan(confidence):

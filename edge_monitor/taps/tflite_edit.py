@@ -19,13 +19,11 @@ _LARGEST = 2**31 - 1
 """Bytes of a flatbuffer at most, by its specification."""
 
 
-def with_outputs(model: bytes, tensors: Sequence[int], *, keep_signatures: bool = False) -> bytes:
+def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
     """Return the model with further outputs, behind its own.
 
-    Its signatures are removed, as by all edits: they tell which tensors a call takes and gives, and
-    the taps are none of them. In a model cut in two they would name tensors that are gone, and every
-    call by signature would fail. Where nothing is cut they may be kept: a call by signature then gives
-    its own outputs alone, and leaves the taps in the memory of their tensors.
+    Its signatures are kept: a call by signature gives its own outputs alone, and leaves the taps in the
+    memory of their tensors. In a model that is cut they would name tensors that are gone.
 
     Raises
     ------
@@ -38,7 +36,7 @@ def with_outputs(model: bytes, tensors: Sequence[int], *, keep_signatures: bool 
     for index in tensors:
         if index in graph.outputs or index in graph.inputs:
             raise ModelError(_label(graph, index), "is an input or output of the model already")
-    return _rewrite(model, outputs=[*graph.outputs, *tensors], keep_signatures=keep_signatures)
+    return _rewrite(model, outputs=[*graph.outputs, *tensors], keep_signatures=True)
 
 
 def prefix(model: bytes, tensors: Sequence[int]) -> bytes:

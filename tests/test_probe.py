@@ -778,6 +778,7 @@ def test_output_summary_of_other_types():
     half = summarize(np.full((1, 2, 1, 1), 0.5))
     assert half.entropy == pytest.approx(np.log(2))
     assert summarize(np.array([0.0, 1.0], np.float32)).entropy == 0.0
+    assert summarize(np.array([1.0, 1e300])).nonfinite == 1  # and NumPy warns nobody
 
 
 @pytest.mark.skipif(not (RESNET8.exists() and CIFAR10.exists()), reason=f"no real data in {DATA}")

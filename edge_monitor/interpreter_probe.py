@@ -42,6 +42,7 @@ class InterpreterProbe(Observer):
     ) -> None:
         self._interpreter: Any = None
         self._tapped: TappedInterpreter | None = None
+        self._encoded_nonfinite = 0
         graph = read_model(data, label)
         self._graph = graph
         self._observed = find_observed_input(graph, label)
@@ -74,7 +75,10 @@ class InterpreterProbe(Observer):
             raise ModelError("model", f"needs {', '.join(self.input_names)}; only one input can be fed")
         interpreter = self._interpreter
         interpreter.set_tensor(self._observed.index, self._observed.encode(frame[0]))
+        if self._observed.dtype.kind != "f":  # integers cannot say of themselves that they were none
+            self._encoded_nonfinite = frame.size - int(np.count_nonzero(np.isfinite(frame)))
         self.invoke()
+        self._encoded_nonfinite = 0
         return [interpreter.get_tensor(index) for index in self._graph.outputs]
 
     def tap_values(self) -> list[NDArray[Any]]:
@@ -191,6 +195,7 @@ class InterpreterProbe(Observer):
             self._govern(self._tapped, started_ns - loading_ns)
             reduction = self._tapped.reduce()
             if reduction is not None:
+                reduction.nonfinite[0] += self._encoded_nonfinite
                 output = self._graph.outputs[0]
                 answer = read_answer(self._graph.tensors[output], self._interpreter.get_tensor(output))
                 self._hand_over(reduction, answer, started_ns, ended_ns, note)

@@ -58,12 +58,18 @@ class Setup(NamedTuple):
         ModelError
             There is none.
         InputError
-            Map and caller both name some.
+            Map and caller both name some, or the caller's are no names.
         MapError
             The map belongs to another model.
         """
+        if self.region_map is None and self.taps is not None:
+            if isinstance(self.taps, str) or not all(isinstance(name, str) for name in self.taps):
+                raise InputError("taps", f"are {self.taps!r}, not a list of names")
+            if not self.taps:
+                raise InputError("taps", "is an empty list; leave it out for the suggested ones")
+            return list(self.taps)
         if self.region_map is None:
-            names = list(self.taps) if self.taps is not None else suggest()
+            names = suggest()
             if not names:
                 raise ModelError("model", "has no post-activation tensor that can be tapped")
             return names
@@ -137,6 +143,9 @@ class Observer:
         if not isinstance(setup.region_map, RegionMap | None):
             kind = type(setup.region_map).__name__  # type: ignore[unreachable]  # callers have no types
             raise InputError("region_map", f"is a {kind}, not what load_region_map returns")
+        for name, callback in (("on_row", setup.on_row), ("on_event", setup.on_event)):
+            if not callable(callback) and (name == "on_row" or callback is not None):
+                raise InputError(name, f"is {callback!r}, which cannot be called")
         self._period_ns = setup.period_ns
         self._on_row = setup.on_row
         self._on_event = setup.on_event

@@ -10,6 +10,7 @@ from edge_monitor.config import MonitorSettings
 from edge_monitor.connectivity import ConnectivityTracker
 from edge_monitor.crossmodal import ConsistencyTracker
 from edge_monitor.eeg import EegTracker
+from edge_monitor.errors import InputError
 from edge_monitor.evidence import EvidenceTracker
 from edge_monitor.fault_head import FaultHeadTracker
 from edge_monitor.findings import Findings, Limits
@@ -33,7 +34,8 @@ _NO_FRAME_YET = Vitals(0, 0, 0, 0, None, 0, 0, None, None)
 class Monitor:
     """Health monitor of one network.
 
-    It has no clock and no side effects: the same inputs give the same reports.
+    It has no clock and no side effects: the same inputs give the same reports. It is not to be called by two
+    threads at once: whoever ticks from another thread than the model's holds a lock around every call.
 
     Parameters
     ----------
@@ -42,6 +44,11 @@ class Monitor:
     settings : MonitorSettings, optional
         Limits of this installation.
 
+    Raises
+    ------
+    InputError
+        ``region_map`` is none.
+
     Attributes
     ----------
     report : HealthReport
@@ -49,6 +56,9 @@ class Monitor:
     """
 
     def __init__(self, region_map: RegionMap, settings: MonitorSettings | None = None) -> None:
+        if not isinstance(region_map, RegionMap):
+            kind = type(region_map).__name__  # type: ignore[unreachable]  # callers have no types
+            raise InputError("region_map", f"is a {kind}; Monitor.load takes the path of one")
         settings = settings or MonitorSettings()
         rate_hz = region_map.provenance.frame_rate_hz
         period_ns = 1e9 / rate_hz

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_monitor.errors import about
 from edge_monitor.observer import Observer, Setup
 from edge_monitor.region_map import RegionMap
 from edge_monitor.taps.model_file import TfliteRuntime, installed_runtime, is_tflite, load_model
@@ -57,12 +58,8 @@ class Probe:
         from edge_monitor.session_probe import SessionProbe
 
         data, label = load_model(model)
-        return SessionProbe.build(
-            data,
-            label,
-            session_options,
-            Setup(region_map, taps, on_row, on_event),
-        )
+        with about(label):
+            return SessionProbe.build(data, label, session_options, Setup(region_map, taps, on_row, on_event))
 
     @staticmethod
     def wrap(
@@ -83,13 +80,9 @@ class Probe:
         from edge_monitor.session_probe import SessionProbe
 
         data, label = load_model(model)
-        return SessionProbe.around(
-            session,
-            data,
-            label,
-            session_options,
-            Setup(region_map, taps, on_row, on_event),
-        )
+        with about(label):
+            setup = Setup(region_map, taps, on_row, on_event)
+            return SessionProbe.around(session, data, label, session_options, setup)
 
     @staticmethod
     def litert(
@@ -115,13 +108,9 @@ class Probe:
         from edge_monitor.interpreter_probe import InterpreterProbe
 
         data, label = load_model(model)
-        return InterpreterProbe(
-            data,
-            label,
-            runtime,
-            interpreter_options,
-            Setup(region_map, taps, on_row, on_event),
-        )
+        with about(label):
+            setup = Setup(region_map, taps, on_row, on_event)
+            return InterpreterProbe(data, label, runtime, interpreter_options, setup)
 
     @staticmethod
     def open(

@@ -159,11 +159,16 @@ def test_a_failed_self_test_is_refused_in_words_and_by_the_exit_code(home, tmp_p
     assert (result.returncode, json.loads(result.stdout)["passed"]) == (1, False)
 
 
-def test_options_of_the_certificate_ask_for_it(home):
+def test_options_of_the_certificate_ask_for_it(home, tmp_path):
     assert "--map: belongs to --certify" in refused("taps", home / "model.onnx", "--map", "map.npz")
     assert "--scale: belongs to --frames" in refused("taps", home / "model.onnx", "--certify", "--scale", "2")
     small = ("--frames", "few.npy")
     assert "has shape" in refused("taps", "model.onnx", "--certify", *small, cwd=home)
+    broken = np.load(home / "frames.npy")[:3]
+    broken[1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", broken)
+    command = ("taps", "model.onnx", "--certify", "--frames", tmp_path / "nan.npy")
+    assert "nan.npy: frame 1 holds NaN or Inf" in refused(*command, cwd=home)
 
 
 def test_calibrate_shows_signatures_and_says_when_data_is_short(home):

@@ -520,6 +520,18 @@ def map_of(data, runtime):
 
 
 @each_runtime
+@pytest.mark.parametrize("name", ["float", "int8"])
+def test_what_integers_cannot_hold_of_a_frame_is_counted(name, runtime, recorder):
+    probe = ready(recorder, runtime, model_of(name))
+    frame = np.zeros((1, *probe.frame_shape), np.float32)
+    probe.feed(frame)
+    frame[0, 0, 1, :3] = np.nan, np.inf, -np.inf
+    probe.feed(frame)
+    probe.feed(np.zeros_like(frame))
+    assert [row.nonfinite[0] for row in recorder.rows] == [0, 3, 0]
+
+
+@each_runtime
 def test_what_is_read_before_the_run_is_on_the_budget_too(runtime, recorder, monkeypatch):
     data = model_of("float")
     probe = ready(recorder, runtime, data, region_map=map_of(data, runtime))

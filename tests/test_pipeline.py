@@ -8,6 +8,7 @@ from maps import minimal_map
 
 from edge_monitor.config import MonitorSettings
 from edge_monitor.digest import report_digest
+from edge_monitor.errors import InputError
 from edge_monitor.fault_head import n_inputs
 from edge_monitor.pipeline import Monitor
 from edge_monitor.region_map import FaultHead
@@ -388,6 +389,11 @@ def test_probe_events_become_latched_flags(region_map, code):
     for row in make_rows(region_map, 50):
         report = monitor.step(row)
     assert status(report, code) is FlagStatus.CONFIRMED
+
+
+def test_a_path_is_no_map():
+    with pytest.raises(InputError, match=r"region_map: is a str; Monitor\.load takes the path of one"):
+        Monitor("map.npz")
 
 
 def test_reasons_tell_that_nobody_is_watching_any_more(region_map):

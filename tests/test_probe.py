@@ -29,7 +29,7 @@ from edge_monitor.errors import InputError, MapError, ModelError
 from edge_monitor.kernels.output import summarize_output
 from edge_monitor.pipeline import Monitor
 from edge_monitor.probe import Probe
-from edge_monitor.taps.certificate import Certificate
+from edge_monitor.taps.certificate import Certificate, golden_frames
 from edge_monitor.taps.governor import ladder
 from edge_monitor.taps.onnx_session import SHORT, TappedSession
 from edge_monitor.taps.output import OutputSummarizer
@@ -150,6 +150,32 @@ def test_a_note_that_is_no_number_is_left_out_and_counted(recorder):
 def test_a_map_has_to_be_loaded():
     with pytest.raises(InputError, match="region_map: is a str, not what load_region_map returns"):
         Probe.onnx(models.cnn(), region_map="map.npz", on_row=list)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"on_row": None}, "on_row: is None, which cannot be called"),
+        ({"on_event": 5}, "on_event: is 5, which cannot be called"),
+        ({"taps": "relu1"}, "taps: are 'relu1', not a list of names"),
+        ({"taps": [3]}, r"taps: are \[3\], not a list of names"),
+        ({"taps": []}, "taps: is an empty list"),
+        ({"taps": ["nix"]}, "nix: no such tap"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line_that_begins_with_the_file(given, words, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(models.cnn())
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: {words}"):
+        Probe.onnx(path, **{"on_row": list, **given})
+
+
+def test_without_a_map_answers_are_compared_on_two_scales():
+    """A slightly other model of pixels 0 to 255 may give the same answers to pixels 0 to 1."""
+    found = golden_frames((3, 4, 5), None)
+    assert [frame.max() > 200 for frame in found] == [True, False, True, False]
+    assert found.min() >= 0
+    assert golden_frames((3, 4, 5), None, (-1.0, 2.0)).max() <= 2
 
 
 def test_note_belongs_to_one_call(recorder):

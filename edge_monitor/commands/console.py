@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +13,9 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-out = Console(markup=False, emoji=False, highlight=False)
+# A file has no width of its own, and nothing that goes there may be cut.
+width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+out = Console(markup=False, emoji=False, highlight=False, width=width)
 err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 

@@ -62,7 +62,11 @@ def taps(
 
         number = CERTIFIED_FRAMES if limit is None else limit
         settings = frame_settings(frames or "", 30.0, scale, mean, std, number)
-        return np.stack([frame.array[0] for frame in FrameSource(settings, shape)])
+        chosen = np.stack([frame.array[0] for frame in FrameSource(settings, shape)])
+        for i, frame in enumerate(chosen):
+            if not np.isfinite(frame).all():  # NaN equals NaN: nothing would be compared
+                raise InputError(settings.frames, f"frame {i} holds NaN or Inf; finite frames are needed")
+        return chosen
 
     found = certify_neutrality(
         model,

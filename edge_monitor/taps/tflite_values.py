@@ -81,7 +81,7 @@ class StoredTensor:
         """Numbers to store for a frame of `shape`, with a batch axis; integers are rounded and clipped.
 
         Integers cannot hold what is not finite: Inf becomes an end of `span`, and NaN becomes 0, so that a
-        quantised model and its probe see an ordinary number.
+        quantised model sees an ordinary number. Whoever encodes a frame counts them.
         """
         if not self._integer:
             planar = frame

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 # A file has no width of its own, and nothing that goes there may be cut.
-width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-out = Console(markup=False, emoji=False, highlight=False, width=width)
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+out = Console(markup=False, emoji=False, highlight=False, width=_WIDTH)
 err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 

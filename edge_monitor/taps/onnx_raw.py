@@ -134,17 +134,18 @@ def find_blocks(tap: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]) -> 
 
     def is_tap(block: int) -> bool:
         return all(
-            np.array_equal(
-                s.reshape(-1, height, width, block)
-                .transpose(0, 3, 1, 2)
-                .reshape(-1, height, width)[:channels],
-                t[0],
-                equal_nan=True,
-            )
+            np.array_equal(planar(s, tap[0].shape[1:], block), t[0], equal_nan=True)
             for s, t in zip(stored, tap, strict=True)
         )
 
     return {block for block in blocks if rest == 0 and is_tap(block)}
+
+
+def planar(stored: NDArray[Any], shape: tuple[int, ...], block: int) -> NDArray[Any]:
+    """Copy of stored memory, [ceil(C / block), H, W, block], in the order of its ``shape`` (C, H, W)."""
+    channels, height, width = shape
+    blocks = stored.reshape(-1, height, width, block).transpose(0, 3, 1, 2)
+    return blocks.reshape(-1, height, width)[:channels].copy()
 
 
 def _open_stored(

@@ -20,7 +20,7 @@ from edge_monitor.errors import ModelError
 from edge_monitor.taps.candidates import check_taps
 from edge_monitor.taps.onnx import CPU, DTYPES, FLOATS, is_readable
 from edge_monitor.taps.onnx_graph import find_candidates, find_quantised, read_graph
-from edge_monitor.taps.onnx_raw import Feed, Options, open_tapped
+from edge_monitor.taps.onnx_raw import Feed, Options, open_tapped, planar
 from edge_monitor.taps.reducer import Reduction, TapReducer, input_spec, match_specs, tap_spec
 from edge_monitor.taps.tap_table import Layout, aligned_zeros
 from edge_monitor.types import BoolArray, TapSpec
@@ -158,12 +158,8 @@ class TappedSession:
 
     def values(self) -> list[NDArray[Any]]:
         """Copy the taps of the last run as they are stored: (C, H, W), or (N, 1, 1) for a dense layer."""
-        values = []
-        for memory, spec, block in zip(self._memory, self.specs[1:], self._blocks, strict=True):
-            channels, height, width = spec.shape
-            blocked = memory.reshape(-1, height, width, block).transpose(0, 3, 1, 2)
-            values.append(blocked.reshape(-1, height, width)[:channels].copy())
-        return values
+        described = zip(self._memory, self.specs[1:], self._blocks, strict=True)
+        return [planar(memory, spec.shape, block) for memory, spec, block in described]
 
     def restart(self) -> None:
         """Forget the pictures so far."""

@@ -6,10 +6,11 @@ import math
 from collections import deque
 
 import msgspec
+import numpy as np
 
 from edge_monitor.kernels.goertzel import GAP_LIMIT
 from edge_monitor.reports import Vitals
-from edge_monitor.types import PICTURE, WHOLE_PICTURE, StatRow, TapSpec
+from edge_monitor.types import PICTURE, WHOLE_PICTURE, BoolArray, StatRow, TapSpec
 
 EARLY_PERIODS = 0.25
 """Jitter in frame periods that a gap may fall short of a whole number of frames."""
@@ -27,6 +28,9 @@ HELD_FRAMES = 8
 """A jump lasts one frame, and counts for so many."""
 SLOPES = slice(PICTURE.index("across"), PICTURE.index("down") + 1)
 """Of the statistics of a region: 0 where nothing varies."""
+ORDER = 3e-7
+"""Share of itself by which a signal may differ when the tap is scanned: voxels are added up one by one. Of
+the demo road's frames 99 % differ by more than 5e-5 in any of the model's taps."""
 LAG = 16
 """Frames that the thumbnail's long difference looks back on; all of them have to be driven."""
 
@@ -52,7 +56,6 @@ class VitalsTracker:
     def reset(self) -> None:
         """Forget the stream."""
         self._last: StatRow | None = None
-        self._last_taps = b""
         self._last_vitals: Vitals | None = None
         self._repeated = 0
         self._stale = 0
@@ -72,7 +75,7 @@ class VitalsTracker:
         """
         missing = 0
         backwards = False
-        last, taps = self._last, row.signals[1:].tobytes()
+        last = self._last
         if last is not None:
             elapsed_ns = _elapsed_ns(last, row)
             by_time = int(elapsed_ns / self._period_ns + EARLY_PERIODS) - 1
@@ -80,8 +83,7 @@ class VitalsTracker:
             same_input = row.fingerprint == last.fingerprint
             # A flat picture, all white or all black, is the same each time without any fault.
             self._repeated = self._repeated + 1 if same_input and not self._is_flat(row) else 0
-            # Tap 0 is the input: a deaf network is one whose other taps all stay the same to the bit.
-            self._stale = self._stale + 1 if taps == self._last_taps and not same_input else 0
+            self._stale = self._stale + 1 if not same_input and same_taps(last, row) else 0
             backwards = elapsed_ns < 0
             if backwards or missing > GAP_LIMIT:
                 self._moving = 0  # a thumbnail from before the gap tells nothing about motion
@@ -107,7 +109,6 @@ class VitalsTracker:
             dead_rows=dead_rows(row),
         )
         self._last = row
-        self._last_taps = taps
         self._last_vitals = vitals
         return vitals
 
@@ -162,6 +163,27 @@ class VitalsTracker:
             return None
         last = self._last_vitals
         return msgspec.structs.replace(last, missing=0, silence_ns=max(0, t_ns - self._last.t_ns))
+
+
+def same_taps(last: StatRow, row: StatRow) -> bool:
+    """Whether a deaf network shows the same activations: in all taps but tap 0, which is the input.
+
+    They are the same to the bit where both frames were read alike, and within `ORDER` where only one was
+    scanned (test_probe.py::test_frozen_activations_are_found_at_every_step).
+    """
+    before, now = last.signals[1:], row.signals[1:]
+    if before.tobytes() == now.tobytes():
+        return True
+    scanned_before, scanned_now = _scanned(last), _scanned(row)
+    if scanned_before.tobytes() == scanned_now.tobytes():
+        return False
+    close = np.abs(now - before) <= ORDER * np.abs(before)
+    return bool(np.where(scanned_before == scanned_now, now == before, close).all())
+
+
+def _scanned(row: StatRow) -> BoolArray:
+    """Taps behind the input whose voxels the row has."""
+    return np.zeros(row.signals.size - 1, np.bool_) if row.spatial is None else row.spatial.taps[1:]
 
 
 def dead_rows(row: StatRow) -> int | None:

@@ -15,6 +15,7 @@ from edge_monitor.kernels.tap_moments import tap_moments
 from edge_monitor.taps.strip_program import counts, strips
 from edge_monitor.taps.tap_table import Layout, TapTable
 from edge_monitor.types import TapSpec
+from edge_monitor.vitals import ORDER
 
 INTERPRETED = numba.config.DISABLE_JIT
 EXAMPLES = 10 if INTERPRETED else 150
@@ -185,15 +186,15 @@ def test_a_frame_leaves_nothing_behind():
 
 @given(one=tap(), mean=means, seed=st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_a_signal_is_the_same_with_and_without_voxels(one, mean, seed):
-    """To the bit: activations are stale when they repeat, whatever is scanned of them."""
+def test_without_voxels_the_rest_is_the_same(one, mean, seed):
+    """And the signal so nearly that what repeats is known, whatever is scanned of it."""
     taps = Taps([one, one])
     a = draw_tensor(np.random.default_rng(seed), one[0], one[2].dtype, mean)
     taps.table.choose(np.array([False, True]))
     signals, nonfinite, voxels, channels = taps([a, a])
-    assert signals[0] == signals[1]
+    assert_allclose(signals[0], signals[1], rtol=ORDER)
     half = len(channels) // 2
-    assert_array_equal(channels[:half], channels[half:])
+    assert_allclose(channels[:half], channels[half:], rtol=BOUNDS[one[2].dtype])
     assert (voxels[: len(voxels) // 2] == 7).all()  # as they were
     assert not nonfinite.any()
 
@@ -239,11 +240,13 @@ def test_a_program_reads_every_element_once(one):
     for voxel, where in enumerate(naive.voxel_slices(shape, grid)):
         voxel_of[where] = voxel
     assert_array_equal(counts(shape, grid), np.bincount(voxel_of.ravel()))
-    read = list(naive.walk(*strips(shape, layout.block, grid)))
-    elements = memory[[index for index, _, _ in read]]
-    assert sorted(elements) == list(range(numbers.size))
-    assert [channel for _, channel, _ in read] == (elements // np.prod(shape[1:])).tolist()
-    assert [voxels for *_, voxels in read] == [[voxel] for voxel in voxel_of.ravel()[elements]]
+    for wanted in (grid, None):
+        read = list(naive.walk(*strips(shape, layout.block, wanted)))
+        elements = memory[[index for index, _, _ in read]]
+        assert sorted(elements) == list(range(numbers.size))
+        assert [channel for _, channel, _ in read] == (elements // np.prod(shape[1:])).tolist()
+        into = [[voxel] for voxel in voxel_of.ravel()[elements]] if wanted else [[]] * numbers.size
+        assert [voxels for *_, voxels in read] == into
 
 
 def test_large_tensors_are_cut_into_strips_that_fit():
@@ -255,11 +258,12 @@ def test_large_tensors_are_cut_into_strips_that_fit():
         ((1, 5000, 3), 1),
         ((40, 400, 300), 40),
     ):
-        integers, n_strips = strips(shape, block, (1, 1, 1))
-        for _ in range(n_strips):
-            _, n_outer, _, n_inner, _, _, tail, *_, n_folds = integers[:11]
-            del integers[: 11 + 3 * n_folds]
-            assert n_outer * max((n_inner + 1) // 2, n_inner // 2 + (tail > 0)) <= 128
+        for grid in (None, (1, 1, 1)):
+            integers, n_strips = strips(shape, block, grid)
+            for _ in range(n_strips):
+                _, n_outer, _, n_inner, _, _, tail, *_, n_folds = integers[:11]
+                del integers[: 11 + 3 * n_folds]
+                assert n_outer * max((n_inner + 1) // 2, n_inner // 2 + (tail > 0)) <= 128
 
 
 @pytest.mark.parametrize(

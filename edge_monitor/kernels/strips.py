@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_monitor.kernels._jit import vector_kernel
-from edge_monitor.kernels.lanes import SIGNAL
 from edge_monitor.kernels.memory import element, item_size
 from edge_monitor.kernels.vector import (
     CHANNEL,
@@ -49,7 +48,7 @@ def run_elements(
     address: int,
     last: int,  # noqa: ARG001 - it never reads more than what counts
     zero_point: int,
-    variant: int,
+    variant: int,  # noqa: ARG001 - the program of a signal has no folds
     begin: int,
     n_strips: int,
     program: IntArray,
@@ -71,7 +70,7 @@ def run_elements(
                     place = lane % strip[PERIOD]
                     channel = strip[CHANNEL] + (place if strip[LANES_ARE_CHANNELS] else outer)
                     out_channels[channel] += abs(a)
-                    for fold in range(cursor, cursor if variant == SIGNAL else fold_stop, FOLD):
+                    for fold in range(cursor, fold_stop, FOLD):
                         if program[fold + FIRST] <= place < program[fold + STOP]:
                             voxel = program[fold + VOXEL]
                             out_voxels[voxel, 0] += abs(a)

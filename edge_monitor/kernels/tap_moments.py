@@ -14,8 +14,7 @@ A tap is read once if it is what taps mostly are, the output of a ReLU. It is re
   Inf, or because a square is beyond float32.
 
 Sum |a| is wrong by less than 1e-5 of itself (by 1e-7 on random data), and so is sum a by less than 1e-5 of
-sum |a|. Integers are summed exactly. Whether its voxels are wanted changes no bit of a tap's signal: what
-repeats is known by its bits (test_tap_moments.py::test_a_signal_is_the_same_with_and_without_voxels).
+sum |a|. Integers are summed exactly.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ IntArray = NDArray[np.int64]
 # Columns of the tap table (n_taps, N_COLUMNS): address of the tap's first element and of the first byte
 # behind its last one (in a block that is filled up, behind the filling), kind of its elements (``memory``),
 # zero point, B, shape, grid, where its voxels and channels are among those of all taps, whether voxels are
-# wanted in this frame; and where the program has its strips, how many they are, and where it has the number
-# of elements of every voxel.
+# wanted in this frame; and where the program has its strips for the signal alone and with voxels, how many
+# they are, and where it has the number of elements of every voxel.
 (
     ADDRESS, END, KIND, ZERO_POINT, BLOCK, CHANNELS, HEIGHT, WIDTH, CHANNEL_GROUPS, ROW_GROUPS, COLUMN_GROUPS,
-    FIRST_VOXEL, FIRST_CHANNEL, SPATIAL, BEGIN, N_STRIPS, COUNTS,
-) = range(17)  # fmt: skip
-N_COLUMNS = 17
+    FIRST_VOXEL, FIRST_CHANNEL, SPATIAL, SIGNAL_BEGIN, SIGNAL_STRIPS, SPATIAL_BEGIN, SPATIAL_STRIPS, COUNTS,
+) = range(19)  # fmt: skip
+N_COLUMNS = 19
 
 
 @kernel("float64(float64[::1])")
@@ -73,8 +72,8 @@ def run_tap(
         tap[END] - LANES * item_size(tap[KIND]),
         tap[ZERO_POINT],
         variant,
-        tap[BEGIN],
-        tap[N_STRIPS],
+        tap[SIGNAL_BEGIN] if variant == SIGNAL else tap[SPATIAL_BEGIN],
+        tap[SIGNAL_STRIPS] if variant == SIGNAL else tap[SPATIAL_STRIPS],
         program,
         out_voxels,
         out_channels,

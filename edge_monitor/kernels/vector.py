@@ -81,10 +81,7 @@ class Program:
             sizes = widen(builder.load(self.total))
             with builder.if_then(builder.trunc(strip[LANES_ARE_CHANNELS], I1)):
                 self.add_to_channels(strip, sizes)
-            if variant == SIGNAL:  # pass the folds by
-                behind = builder.add(builder.load(self.cursor), builder.mul(strip[N_FOLDS], I64(FOLD)))
-                builder.store(behind, self.cursor)
-            else:
+            if variant != SIGNAL:
                 sums = sizes if variant == POSITIVE else widen(self.joined(self.sums))
                 squares = widen(self.joined(self.squares))
                 if pivot:

@@ -13,6 +13,7 @@ from itertools import product
 from math import prod
 
 from edge_monitor.kernels.lanes import LANES
+from edge_monitor.kernels.vector import N_FOLDS
 
 LIMIT = 128
 """Vectors that are added up in one accumulator of a strip, of which there are two: 128 distances of integers
@@ -21,13 +22,13 @@ fit 16 bits, and a sum of floats is wrong by less than 1e-5 of itself."""
 Shape = tuple[int, int, int]
 
 
-def strips(shape: Shape, block: int, grid: Shape) -> tuple[list[int], int]:
+def strips(shape: Shape, block: int, grid: Shape | None) -> tuple[list[int], int]:
     """Program of a tap, and the number of its strips.
 
     Parameters
     ----------
     shape, grid
-        Channels, rows, columns; and groups of them.
+        Channels, rows, columns; and groups of them. Without grid the program is for channel sums alone.
     block
         B.
     """
@@ -35,7 +36,9 @@ def strips(shape: Shape, block: int, grid: Shape) -> tuple[list[int], int]:
     if height * width == 1:
         block = channels  # neighbours are channels in every layout
     make = _columns if block == 1 else _channels
-    found = list(make(shape, block, grid))
+    found = list(make(shape, block, grid or (1, 1, 1)))
+    if grid is None:
+        found = [[*strip[:N_FOLDS], 0] for strip in found]
     return [number for strip in found for number in strip], len(found)
 
 

@@ -70,10 +70,11 @@ class TapTable:
             _check(tap.name, layout)
             row[[kernel.KIND, kernel.ZERO_POINT]] = DTYPES[layout.dtype], layout.zero_point
             row[kernel.BLOCK : kernel.FIRST_VOXEL] = layout.block, *tap.shape, *tap.grid
-            row[kernel.FIRST_VOXEL : kernel.BEGIN] = n_voxels, n_channels, True
-            numbers, n_strips = strips(tap.shape, layout.block, tap.grid)
-            row[[kernel.BEGIN, kernel.N_STRIPS]] = len(program), n_strips
-            program += numbers
+            row[kernel.FIRST_VOXEL : kernel.SIGNAL_BEGIN] = n_voxels, n_channels, True
+            for column, grid in ((kernel.SIGNAL_BEGIN, None), (kernel.SPATIAL_BEGIN, tap.grid)):
+                numbers, n_strips = strips(tap.shape, layout.block, grid)
+                row[column : column + 2] = len(program), n_strips
+                program += numbers
             row[kernel.COUNTS] = len(program)
             program += counts(tap.shape, tap.grid)
             n_voxels += tap.n_voxels

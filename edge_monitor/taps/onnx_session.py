@@ -100,11 +100,7 @@ class TappedSession:
         self.readings = tuple(source.reading if self._binding else "copied" for source in sources)
         if self._binding is None:
             return
-        self._inputs = {
-            name: np.zeros(array.shape, array.dtype)
-            for name, array in feeds[0].items()
-            if array.nbytes <= SHORT
-        }
+        self._inputs = {name: np.zeros(array.shape, array.dtype) for name, array in feeds[0].items()}
         for name, array in self._inputs.items():
             self._binding.bind_cpu_input(name, array)
         self._answers = short_answers(self.session, answers)
@@ -131,24 +127,26 @@ class TappedSession:
             for memory, tap in zip(self._memory, outputs[len(self._outputs) :], strict=True):
                 np.copyto(memory, tap)
             return outputs[: len(self._outputs)]
-        inputs = []
         for name, array in feed.items():
-            own = self._inputs.get(name)
-            if own is not None:
-                np.copyto(own, array)
-                continue
-            # By its address: bound as an array it would be held until the next run
-            # (test_probe.py::test_an_input_is_the_callers_again_behind_the_run).
-            inputs.append(np.require(array, requirements=["C", "A"]))
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, inputs[-1].ctypes.data)
-        if self._answers:
+            if array.nbytes <= SHORT:
+                np.copyto(self._inputs[name], array)
+            else:
+                binding.bind_cpu_input(name, array)
+        if not self._answers:
+            for name in self._outputs:
+                # Bound anew for every run, or the runtime would write into the arrays handed out before
+                # (test_probe.py::test_later_runs_leave_earlier_answers_alone).
+                binding.bind_output(name)
+        try:
             self.session.run_with_iobinding(binding)
+        finally:
+            for name, array in self._inputs.items():
+                if array.nbytes > SHORT:
+                    # What is bound is held, and the caller may want to close or resize its memory
+                    # (test_probe.py::test_an_input_is_the_callers_again_behind_the_run).
+                    binding.bind_cpu_input(name, array)
+        if self._answers:
             return [answer.copy() for answer in self._answers]
-        for name in self._outputs:
-            # Bound anew for every run, or the runtime would write into the arrays handed out before
-            # (test_probe.py::test_later_runs_leave_earlier_answers_alone).
-            binding.bind_output(name)
-        self.session.run_with_iobinding(binding)
         values = binding.get_outputs_as_ortvaluevector()
         return [values[place].numpy() for place in range(len(self._outputs))]
 

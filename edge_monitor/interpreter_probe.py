@@ -77,8 +77,10 @@ class InterpreterProbe(Observer):
         interpreter.set_tensor(self._observed.index, self._observed.encode(frame[0]))
         if self._observed.dtype.kind != "f":  # integers cannot say of themselves that they were none
             self._encoded_nonfinite = frame.size - int(np.count_nonzero(np.isfinite(frame)))
-        self.invoke()
-        self._encoded_nonfinite = 0
+        try:
+            self.invoke()
+        finally:
+            self._encoded_nonfinite = 0
         return [interpreter.get_tensor(index) for index in self._graph.outputs]
 
     def tap_values(self) -> list[NDArray[Any]]:

@@ -63,7 +63,9 @@ class Setup(NamedTuple):
             The map belongs to another model.
         """
         if self.region_map is None and self.taps is not None:
-            if isinstance(self.taps, str) or not all(isinstance(name, str) for name in self.taps):
+            if not isinstance(self.taps, (list, tuple)) or not all(
+                isinstance(name, str) for name in self.taps
+            ):
                 raise InputError("taps", f"are {self.taps!r}, not a list of names")
             if not self.taps:
                 raise InputError("taps", "is an empty list; leave it out for the suggested ones")

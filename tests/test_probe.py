@@ -158,6 +158,7 @@ def test_a_map_has_to_be_loaded():
         ({"on_row": None}, "on_row: is None, which cannot be called"),
         ({"on_event": 5}, "on_event: is 5, which cannot be called"),
         ({"taps": "relu1"}, "taps: are 'relu1', not a list of names"),
+        ({"taps": 5}, "taps: are 5, not a list of names"),
         ({"taps": [3]}, r"taps: are \[3\], not a list of names"),
         ({"taps": []}, "taps: is an empty list"),
         ({"taps": ["nix"]}, "nix: no such tap"),
